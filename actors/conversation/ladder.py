@@ -1,0 +1,223 @@
+"""The ladder: one reduction, tried rung by rung, each result believed only after it was checked and measured.
+
+The spec's own manager comes first, then the rungs the spec names, each on the last result that was accepted. Accepted is
+what is a conversation still, holds everything protected, and takes fewer tokens than what it was made from. Anything else
+costs its own rung and nothing more, so a climb ends, whatever a manager does; only time is the caller's to bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from ropewalk.actors.conversation.digests import own_words
+from ropewalk.actors.conversation.exchanges import slide
+from ropewalk.actors.conversation.manager import ConversationManager, NullConversationManager, RunSync, SlidingWindowConversationManager, policy_of, run_custom
+from ropewalk.actors.conversation.rungs import RUNGS
+from ropewalk.actors.conversation.tokens import Count, estimate
+from ropewalk.actors.messages import Block, Message, tool_results, tool_uses
+from ropewalk.actors.validity import check, is_open, unanswered
+from ropewalk.runtime.errors import InvalidOption, RopewalkError
+from ropewalk.runtime.supervision import Failure, attempt, contain
+
+__all__ = ["MANAGER", "Reduction", "RungRefused", "climb", "manage"]
+
+MANAGER = "manager"
+
+
+class RungRefused(RopewalkError):
+    """What a rung of the ladder or a manager made of a conversation was thrown away; the text says why."""
+
+
+@attrs.frozen
+class Reduction:
+    """A conversation made smaller: by which rung in the end, the messages, and the tokens they took before and take now.
+
+    `protected` says where in these messages the protected ones are: a prompt may have been joined by a digest, or have
+    lost the results it had joined, and is then another object.
+    """
+
+    rung: str
+    messages: list[Message]
+    tokens_before: int
+    tokens_after: int
+    protected: frozenset[int] = frozenset()
+
+
+async def climb(
+    messages: Sequence[Message],
+    *,
+    manager: ConversationManager,
+    ladder: Sequence[str],
+    protected: frozenset[int],
+    target: int,
+    system_prompt: str | None,
+    error: Exception | None,
+    skip_manager: bool,
+    run_sync: RunSync,
+    count: Count = estimate,
+    failed: Callable[[str, Exception], None],
+) -> Reduction | None:
+    """Make a valid or open conversation take at most `target` tokens, or as few as manager and ladder bring it to.
+
+    None means that nothing made it smaller, or that it meets the target as it is. `protected` holds the indices of messages
+    that may not leave; `count` is asked about messages of any origin. `failed` hears, by name, of each rung (the manager's
+    is ``"manager"``) that raised or whose result was refused; a shipped rung that finds nothing to do is no failure. Only
+    cancellation comes out of a climb.
+    """
+    path = _Path(list(messages), protected, target, _remembering(count), failed)
+    if not skip_manager:
+        await _ask_manager(path, manager, system_prompt, error, run_sync)
+    if not isinstance(manager, NullConversationManager):
+        for name in ladder:
+            path.climb(name, name)
+    return path.reduction()
+
+
+async def manage(messages: Sequence[Message], *, manager: ConversationManager, system_prompt: str | None, run_sync: RunSync) -> list[Message] | None:
+    """What the manager's policy makes of the messages after a turn; None when it leaves them as they are.
+
+    Raises what a manager of the user's own raises, and `InvalidConversation` when what it leaves is not valid.
+    """
+    match policy_of(manager, "apply"), manager:
+        case "custom", _:
+            managed = await run_custom(manager, "apply", messages, system_prompt=system_prompt, error=None, run_sync=run_sync)
+        case "window", SlidingWindowConversationManager(window_size=size) if len(messages) > size:
+            managed = slide(messages, size)
+        case _:
+            return None
+    if _same(managed, messages):
+        return None
+    _check_kind(managed, messages)
+    return managed
+
+
+async def _ask_manager(path: _Path, manager: ConversationManager, system_prompt: str | None, error: Exception | None, run_sync: RunSync) -> None:
+    match policy_of(manager, "reduce"), manager:
+        case "custom", _ if not path.arrived:
+            result = await attempt(run_custom(manager, "reduce", path.messages, system_prompt=system_prompt, error=error, run_sync=run_sync))
+            path.accept(MANAGER, result, refuse_unchanged=True)
+        case "window", SlidingWindowConversationManager(should_truncate_results=truncate):
+            if truncate:
+                path.climb(MANAGER, "clip")
+            path.climb(MANAGER, "window")
+        case _:
+            pass
+
+
+class _Path:
+    """How far a climb has come: the last accepted messages, which of them are protected, and their tokens."""
+
+    __slots__ = ("before", "count", "failed", "messages", "protected", "rung", "target", "tokens")
+
+    def __init__(self, messages: list[Message], protected: frozenset[int], target: int, count: Count, failed: Callable[[str, Exception], None]) -> None:
+        self.messages = messages
+        self.protected = protected
+        self.target = target
+        self.count = count
+        self.failed = failed
+        self.rung: str | None = None
+        self.before = self.tokens = sum(map(count, messages))
+
+    @property
+    def arrived(self) -> bool:
+        return self.tokens <= self.target
+
+    def climb(self, name: str, rung: str) -> None:
+        """Try a shipped rung, unless the target is met."""
+        if not self.arrived:
+            self.accept(name, contain(self._tried, rung), refuse_unchanged=False)
+
+    def accept(self, name: str, result: list[Message] | Failure, *, refuse_unchanged: bool) -> None:
+        """Go on from this result if it keeps what a reduction must keep and is smaller; otherwise tell why not."""
+        if not isinstance(result, Failure) and not refuse_unchanged and _same(result, self.messages):
+            return
+        refused = result if isinstance(result, Failure) else contain(self._believe, name, result)
+        if isinstance(refused, Failure):
+            self.failed(name, refused.error)
+
+    def reduction(self) -> Reduction | None:
+        return None if self.rung is None else Reduction(self.rung, self.messages, self.before, self.tokens, self.protected)
+
+    def _tried(self, rung: str) -> list[Message]:
+        if rung not in RUNGS:
+            raise InvalidOption(f"the ladder has no rung {rung!r}; there are {', '.join(RUNGS)}")
+        return RUNGS[rung](self.messages, self.protected, self.target, self.count)
+
+    def _believe(self, name: str, result: list[Message]) -> None:
+        _check_kind(result, self.messages)
+        if not result:
+            raise RungRefused(f"{name}: no message is left")
+        if result[-1]["role"] == "assistant" != self.messages[-1]["role"]:
+            raise RungRefused(f"{name}: the messages end with an answer, and ended with something to answer before")
+        protected = _relocated(self.messages, self.protected, result)
+        tokens = sum(map(self.count, result))
+        if tokens >= self.tokens:
+            raise RungRefused(f"{name}: {tokens} tokens, and {self.tokens} before")
+        self.messages, self.protected, self.tokens, self.rung = result, protected, tokens, name
+
+
+def _remembering(count: Count) -> Count:
+    """The same count, asked once for each message object; holds the messages, so that none is taken for another."""
+    known: dict[int, tuple[Message, int]] = {}
+
+    def remembered(message: Message) -> int:
+        found = known.get(id(message))
+        if found is None:
+            found = known[id(message)] = message, count(message)
+        return found[1]
+
+    return remembered
+
+
+def _same(messages: Sequence[Message], others: Sequence[Message]) -> bool:
+    return len(messages) == len(others) and all(message is other for message, other in zip(messages, others, strict=True))
+
+
+def _check_kind(messages: Sequence[Message], before: Sequence[Message]) -> None:
+    """Raise `InvalidConversation` unless the messages are valid, or open where they were before."""
+    if unanswered(messages) and not is_open(before):
+        check(messages)
+
+
+# --- what is protected -----------------------------------------------------------------------------------------------
+
+
+def _relocated(before: Sequence[Message], protected: frozenset[int], after: Sequence[Message]) -> frozenset[int]:
+    """Where the protected messages are now; raises `RungRefused` when one is gone.
+
+    Looked for from the end, where the running turn is, and each no later than the one before: an older message may well
+    say the same words or use the same ids.
+    """
+    places = dict(zip(map(id, after), range(len(after)), strict=True))
+    found: set[int] = set()
+    last = len(after) - 1
+    for index in sorted(protected, reverse=True):
+        place = places.get(id(before[index]))
+        if place is None or place > last:
+            place = next((place for place in range(last, -1, -1) if _carries(after[place], before[index])), None)
+        if place is None:
+            raise RungRefused(f"message {index} is gone: it is the running turn's prompt, or belongs to an open call")
+        found.add(place)
+        last = place
+    return frozenset(found)
+
+
+def _carries(after: Message, before: Message) -> bool:
+    """Whether a message still has the words of another that may not leave, or where it called or answered tools, the same ids."""
+    if after["role"] != before["role"]:
+        return False
+    calls = {use["toolUseId"] for use in tool_uses(before)}
+    if calls:
+        return calls <= {use["toolUseId"] for use in tool_uses(after)}
+    words = own_words(before)
+    if not words:
+        return {result["toolUseId"] for result in tool_results(before)} <= {result["toolUseId"] for result in tool_results(after)}
+    return _holds(after["content"], words)
+
+
+def _holds(blocks: list[Block], wanted: list[Block]) -> bool:
+    """Whether the wanted blocks are among the blocks, in order."""
+    rest = iter(blocks)
+    return all(any(block == want for block in rest) for want in wanted)

@@ -1,0 +1,56 @@
+"""Messages in Converse form, and the few questions everybody asks of one.
+
+A message is a plain dict with two keys, ``{"role": "user" | "assistant", "content": [block, ...]}``; a block is a dict
+with one key that names its type (``text``, ``toolUse``, ``toolResult``, ``image``, ...). Ropewalk never changes a message
+in place, so views, forks and the transcript share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+__all__ = ["Block", "Message", "assistant", "error_result", "is_prompt", "text_of", "tool_results", "tool_uses", "user"]
+
+Block: TypeAlias = dict[str, Any]
+Message: TypeAlias = dict[str, Any]
+
+
+def user(*content: Block | str) -> Message:
+    """A user message of these blocks; a string stands for a text block."""
+    return {"role": "user", "content": [{"text": block} if isinstance(block, str) else block for block in content]}
+
+
+def assistant(*content: Block | str) -> Message:
+    """An assistant message of these blocks; a string stands for a text block."""
+    return {"role": "assistant", "content": [{"text": block} if isinstance(block, str) else block for block in content]}
+
+
+def error_result(tool_use_id: str, text: str) -> Block:
+    """A tool result that tells the model what went wrong."""
+    return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": text}]}
+
+
+def text_of(message: Message) -> str:
+    """The text blocks of a message, joined without anything between them."""
+    return "".join(block["text"] for block in message["content"] if "text" in block)
+
+
+def tool_uses(message: Message) -> list[Block]:
+    """The ``{"toolUseId", "name", "input"}`` dicts of a message, in order."""
+    return [block["toolUse"] for block in message["content"] if "toolUse" in block]
+
+
+def tool_results(message: Message) -> list[Block]:
+    """The ``{"toolUseId", "status", "content"}`` dicts of a message, in order."""
+    return [block["toolResult"] for block in message["content"] if "toolResult" in block]
+
+
+def is_prompt(message: Message) -> bool:
+    """Whether a message is a user's own words only, so that a valid conversation can start with it."""
+    return message["role"] == "user" and not any("toolResult" in block for block in message["content"])
+
+
+def pairs(messages: Sequence[Message]) -> Iterator[tuple[Message, Message | None]]:
+    """Each message with the one after it, the last with None."""
+    return zip(messages, [*messages[1:], None], strict=True)

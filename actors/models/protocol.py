@@ -1,0 +1,62 @@
+"""The contract between a session and its model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from ropewalk.actors.errors import NoModel
+from ropewalk.actors.messages import Message
+from ropewalk.runtime.errors import InvalidOption
+
+__all__ = ["Model", "resolve"]
+
+
+class Model(Protocol):
+    """A provider of answers.
+
+    `context_window` is how many tokens a request may have, None when unknown. A model may also have
+    ``async def count_tokens(messages, *, system_prompt=None, tool_specs=()) -> int``.
+    """
+
+    @property
+    def context_window(self) -> int | None: ...
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        system_prompt: str | None = None,
+        tool_specs: Sequence[dict[str, Any]] = (),
+        tool_choice: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The answer to a conversation, as Converse stream chunks.
+
+        The chunks are dicts with one key each: ``messageStart``, ``contentBlockStart``, ``contentBlockDelta``,
+        ``contentBlockStop``, ``messageStop``, ``metadata``; block starts may be missing. `messages` is the session's own
+        view and must not be changed. Raises `ContextWindowOverflow`, `ModelThrottled` or `ModelError`; anything else is
+        taken for a bug of the provider and reported as one.
+        """
+        ...
+
+
+HOW_TO_NAME_ONE = "pass model=..., an object with an async stream() method of Converse chunks (docs/models.md shows one in thirty lines), or ropewalk.testing.ScriptedModel([...]) to play a script"
+
+
+def resolve(model: object) -> Model:
+    """The model that an agent's `model` argument names.
+
+    None takes what ``$ROPEWALK_MODEL`` names. Raises `NoModel` when nothing is named or the provider is not part of this
+    version, `InvalidOption` for what is no model.
+    """
+    if model is None:
+        model = os.environ.get("ROPEWALK_MODEL") or None
+    if model is None:
+        raise NoModel(f"no model was named: {HOW_TO_NAME_ONE}")
+    if isinstance(model, str):
+        raise NoModel(f"this version has no provider for {model!r}: {HOW_TO_NAME_ONE}")
+    if not callable(getattr(model, "stream", None)):
+        raise InvalidOption(f"{model!r:.200} is not a model: it has no stream() method; {HOW_TO_NAME_ONE}")
+    return model  # type: ignore[return-value]

@@ -1,0 +1,60 @@
+"""Accepting prompts: what becomes of one that comes in, and of one nobody waits for any more.
+
+Everything here is synchronous, so a prompt is either in the mailbox and recorded or not there at all.
+"""
+
+from __future__ import annotations
+
+from ropewalk.actors.events import PromptAccepted, PromptSettled
+from ropewalk.actors.result import AgentResult, MetricsLedger
+from ropewalk.actors.session.actor import SessionActor
+from ropewalk.actors.session.prompt import Prompt
+from ropewalk.actors.session.records import Accepted, Withdrawn
+from ropewalk.actors.spec import WhenBusy
+from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.errors import SessionBusy
+
+__all__ = ["accept", "withdraw"]
+
+
+def accept(cell: Cell, prompt: Prompt, when_busy: WhenBusy) -> None:
+    """Take a prompt into the session's mailbox. One that must wait is recorded at once, the others with their turn.
+
+    Raises `SessionBusy`, `MailboxFull`, `Quarantined`, `RuntimeClosed` or `JournalUnavailable`; then it was not accepted.
+    """
+    if when_busy == "reject" and cell.busy:
+        raise SessionBusy(f"{cell.id!r} is working on a turn; when_busy='queue' would let the prompt wait")
+    waits = cell.busy
+    cell.post(prompt)
+    actor = cell.actor
+    if waits and isinstance(actor, SessionActor):
+        writer = actor.writer
+        try:
+            writer.write(Accepted(prompt.prompt_id, prompt.messages, prompt.owned))
+            writer.flush()
+        except BaseException:
+            cell.mailbox.withdraw(prompt)
+            raise
+        writer.announce(PromptAccepted, None, None, prompt.prompt_id)
+
+
+def withdraw(cell: Cell, prompt: Prompt) -> None:
+    """Nobody wants the prompt any more: take it out of the mailbox, or end its turn. Its outcome is a cancelled result."""
+    if prompt.outcome.settled:
+        return
+    actor = cell.actor
+    if cell.mailbox.withdraw(prompt):
+        settle_unbegun(actor if isinstance(actor, SessionActor) else None, prompt)
+        return
+    prompt.left = True
+    if isinstance(actor, SessionActor) and actor.driver is not None and actor.driver.prompt is prompt:
+        actor.driver.cancel()
+
+
+def settle_unbegun(actor: SessionActor | None, prompt: Prompt) -> None:
+    """Give a prompt that will have no turn its outcome: a result with stop reason ``cancelled``."""
+    if actor is not None and actor.state.is_waiting(prompt.prompt_id):
+        actor.writer.write(Withdrawn(prompt.prompt_id, "cancelled"))
+        actor.writer.announce(PromptSettled, None, None, prompt.prompt_id, "cancelled")
+    metrics = MetricsLedger().snapshot() if actor is None else actor.ledger.snapshot()
+    prompt.outcome.settle(AgentResult("cancelled", {"role": "assistant", "content": []}, metrics, prompt.request_state))

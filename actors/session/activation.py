@@ -1,0 +1,98 @@
+"""Bringing a session into memory: claim its log, fold it, settle what a lost incarnation left open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.actors.events import PromptSettled, SessionActivated
+from ropewalk.actors.session.actor import SessionActor
+from ropewalk.actors.session.ending import announce_end
+from ropewalk.actors.session.prompt import Prompt
+from ropewalk.actors.session.records import Opened, Withdrawn
+from ropewalk.actors.session.settling import Ending, settle
+from ropewalk.actors.session.state import SessionState
+from ropewalk.actors.session.writer import Writer
+from ropewalk.actors.validity import copied, door
+from ropewalk.actors.view import Entry
+from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.errors import InvalidOption, SessionExists, UnknownSession
+
+if TYPE_CHECKING:
+    from ropewalk.actors.spec import AgentSpec
+
+__all__ = ["activate", "adopt"]
+
+
+async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) -> SessionActor:
+    """A session's incarnation, recovered from its journal or begun; see `ActorKind.activate`."""
+    messages = seed.pop("messages", None)
+    if seed:
+        raise InvalidOption(f"a session takes messages=[...] when it is opened, not {', '.join(seed)}")
+    opened = door(copied(messages)) if messages is not None else []
+    claim = await cell.journal.claim(cell.id)
+    if claim.last and messages is not None:
+        raise SessionExists(f"{cell.id!r} exists already; messages can only be given for a new session")
+    if not claim.last and not create:
+        raise UnknownSession(f"there is no session {cell.id!r}")
+    state = SessionState()
+    for record in await cell.journal.read(cell.id):
+        state.apply(record.body)
+    writer = Writer(cell, state, claim)
+    cell.publisher.begin_epoch(claim.epoch)
+    if not claim.last:
+        writer.write(Opened(spec.name, tuple(Entry(number, message) for number, message in enumerate(opened, 1))))
+    actor = SessionActor(spec, cell, writer)
+    writer.announce(SessionActivated, None, None, len(state.view))
+    settle_left_open(actor)
+    await writer.commit()
+    spec_handlers(spec, cell)
+    return actor
+
+
+def settle_left_open(actor: SessionActor) -> None:
+    """Give what a lost incarnation left behind its end.
+
+    Whoever asked has been told that the incarnation was lost: what their turn did before that stands, the rest is undone.
+    Prompts that still wait in this process keep their place.
+    """
+    state, writer = actor.state, actor.writer
+    if state.turn is not None:
+        prompt_ids = state.turn.prompt_ids
+        body = settle(state, state.turn, Ending("cancelled", "cancelled", None, 0, (0, 0, 0)))
+        writer.write(body)
+        announce_end(actor, body, None, prompt_ids)
+    here = {envelope.prompt_id for envelope in (actor.cell.current, *actor.cell.mailbox.waiting()) if isinstance(envelope, Prompt)}
+    for prompt_id in [prompt_id for prompt_id in state.waiting or () if prompt_id not in here]:
+        writer.write(Withdrawn(prompt_id, "failed"))
+        writer.announce(PromptSettled, None, None, prompt_id, "failed")
+
+
+async def adopt(actor: SessionActor, cell: Cell) -> SessionActor | None:
+    """Move an idle incarnation, as it is, to a cell of another runtime with the same journal; None when its log went on without it."""
+    claim = await cell.journal.claim(cell.id)
+    if not actor.writer.move_to(cell, claim):
+        return None
+    actor.cell = cell
+    cell.publisher.begin_epoch(claim.epoch)
+    actor.writer.announce(SessionActivated, None, None, len(actor.state.view))
+    await actor.writer.commit()
+    spec_handlers(actor.spec, cell)
+    return actor
+
+
+def spec_handlers(spec: AgentSpec, cell: Cell) -> None:
+    """See to it that the spec's handlers hear of every session of the spec in this runtime; they are added once."""
+    runtime = cell.runtime
+    if not spec.handlers:
+        return
+
+    def add() -> bool:
+        def is_of_spec(session_id: str) -> bool:
+            known = runtime.known(session_id)
+            return known is not None and known.kind is spec
+
+        for handler in spec.handlers:
+            runtime.events.add_handler(handler, sessions=is_of_spec)
+        return True
+
+    runtime.resource((spec, "handlers"), add)

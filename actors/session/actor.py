@@ -1,0 +1,115 @@
+"""The session actor: one incarnation of a conversation, which handles its messages one at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
+from ropewalk.actors.result import MetricsLedger
+from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, add_messages, call_tool, set_messages
+from ropewalk.actors.session.driver import TurnDriver
+from ropewalk.actors.session.prompt import Prompt
+from ropewalk.actors.session.watchdog import Watchdog
+from ropewalk.actors.session.writer import Writer
+from ropewalk.actors.tools import ToolLimits
+from ropewalk.actors.view import Edit, Entry, listed
+from ropewalk.runtime.cell import Cell, Envelope
+
+if TYPE_CHECKING:
+    from ropewalk.actors.conversation import ConversationManager
+    from ropewalk.actors.session.state import SessionState
+    from ropewalk.actors.spec import AgentSpec
+
+__all__ = ["SessionActor"]
+
+class SessionActor:
+    """A conversation in memory. `driver` works on the running turn, None between turns; `manager` is the spec's, or the one that took its place."""
+
+    __slots__ = ("_ledger", "cell", "driver", "manager", "manager_failures", "spec", "writer")
+
+    def __init__(self, spec: AgentSpec, cell: Cell, writer: Writer) -> None:
+        self.spec = spec
+        self.cell = cell
+        self.writer = writer
+        self.driver: TurnDriver | None = None
+        self.manager: ConversationManager = spec.conversation_manager
+        self.manager_failures = 0
+        self._ledger: MetricsLedger | None = None
+
+    @property
+    def state(self) -> SessionState:
+        """What the journal knows of this session."""
+        return self.writer.state
+
+    @property
+    def ledger(self) -> MetricsLedger:
+        """The session's accounts."""
+        if self._ledger is None:
+            self._ledger = MetricsLedger(self.state.cycles, self.state.usage)
+        return self._ledger
+
+    @property
+    def status(self) -> str:
+        """What the session does now: idle, running or reducing."""
+        return "idle" if self.driver is None else self.driver.status
+
+    @property
+    def tool_limits(self) -> ToolLimits:
+        """The bounds on tool calls that all sessions of this runtime share."""
+        runtime = self.cell.runtime
+        return runtime.resource(ToolLimits, lambda: ToolLimits(threads=None if runtime.sync_calls == "inline" else 40))
+
+    @property
+    def model_limiter(self) -> anyio.CapacityLimiter | None:
+        """The bound on model calls that all sessions of this spec in this runtime share, None where there is none."""
+        bound = self.spec.model_concurrency
+        return None if bound is None else self.cell.runtime.resource((self.spec, "model"), lambda: anyio.CapacityLimiter(bound))
+
+    @property
+    def watchdog(self) -> Watchdog:
+        """What notices that a model has fallen silent."""
+        runtime = self.cell.runtime
+        return runtime.resource(Watchdog, lambda: Watchdog(runtime))
+
+    async def receive(self, envelope: Envelope) -> Any:
+        """Handle one message: a prompt becomes a turn, the others are done at once."""
+        if isinstance(envelope, Prompt):
+            if envelope.left:
+                from ropewalk.actors.session.acceptance import settle_unbegun
+
+                settle_unbegun(self, envelope)
+                await self.writer.commit()
+            else:
+                await TurnDriver(self, envelope).run()
+            return None
+        match envelope.body:
+            case CallTool() as call:
+                return await call_tool(self, call)
+            case AddMessages(messages=messages):
+                return await add_messages(self, messages)
+            case SetMessages(messages=messages):
+                return await set_messages(self, messages)
+            case other:
+                raise TypeError(f"a session does not know the message {other!r:.200}")
+
+    def snapshot(self) -> Snapshot:
+        """The session as it is now, for a reader that comes late."""
+        publisher = self.writer.publisher
+        driver = self.driver
+        view, partial = listed(self.state.view.entries), "" if driver is None else driver.partial_text
+        turn_id, request_state = (None, None) if driver is None else (driver.turn_id, driver.request_state)
+        return Snapshot(publisher.session_id, publisher.epoch, publisher.seq, self.cell.clock.time(), turn_id, request_state, view, partial, self.status)
+
+    def announce_edit(self, edit: Edit, turn_id: str | None, request_state: dict[str, Any] | None) -> None:
+        """Have a change of the view published once it is durable."""
+        if edit.removed or edit.inserted:
+            inserted = tuple(InsertedEntry(f"e{placed.after}" if placed.after else None, placed.entry.id, placed.entry.message) for placed in edit.inserted)
+            self.writer.announce(ViewChanged, turn_id, request_state, edit.reason, tuple(f"e{number}" for number in edit.removed), inserted)
+
+    def announce_entry(self, entry: Entry, request_state: dict[str, Any] | None, replaces: int = 0) -> None:
+        """Have a message at the end of the view published once it is durable."""
+        self.writer.announce(MessageAdded, entry.turn_id, request_state, entry.id, entry.message, f"e{replaces}" if replaces else None)
+
+

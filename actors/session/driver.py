@@ -1,0 +1,285 @@
+"""Driving the turn machine: carries its effects out, one after the other, until the turn has ended.
+
+A loop, not a recursion: a turn of ten thousand cycles needs no deeper stack than one of one. There is one cancel scope a
+turn; whoever may end the turn cancels it, and what was under way is settled afterwards, in one synchronous step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ropewalk.actors.errors import ModelError
+from ropewalk.actors.events import PromptAccepted
+from ropewalk.actors.messages import Block, Message
+from ropewalk.actors.session.ending import account_cycle, conclude, tell
+from ropewalk.actors.session.model_call import ModelCall
+from ropewalk.actors.session.records import Accepted, Begun, Said
+from ropewalk.actors.session.reduction import manage_after_turn, reduce
+from ropewalk.actors.session.tool_calls import run_calls
+from ropewalk.actors.turn import (
+    Begin,
+    CallModel,
+    Cancel,
+    Deadline,
+    DelayOver,
+    Effect,
+    Ended,
+    Fault,
+    Finish,
+    Input,
+    ModelFailed,
+    Progress,
+    Publish,
+    Ready,
+    Record,
+    Reduce,
+    Reducing,
+    RunTools,
+    State,
+    Wait,
+    step,
+)
+from ropewalk.actors.view import Entry
+from ropewalk.runtime.errors import Fenced, JournalUnavailable
+from ropewalk.runtime.supervision import Failure, attempt
+
+if TYPE_CHECKING:
+    from ropewalk.actors.session.actor import SessionActor
+    from ropewalk.actors.session.prompt import Prompt
+
+__all__ = ["TurnDriver"]
+
+CLOSING_SECONDS = 5.0
+"""How long a turn may take to tell of its end when the runtime itself is being cancelled."""
+
+
+class TurnDriver:
+    """Works on one turn.
+
+    `call` is the model's answer being streamed (None otherwise), `results` the tool results that are in, `last_said` the
+    turn's last assistant message, `usage` the tokens of all its model calls (input, output, total).
+    """
+
+    __slots__ = (
+        "_begun",
+        "_cancelled",
+        "_ended",
+        "_scope",
+        "_silent",
+        "actor",
+        "call",
+        "call_to_account",
+        "context_object",
+        "finish",
+        "last_said",
+        "manager_failed",
+        "prompt",
+        "reduction_left",
+        "request_state",
+        "results",
+        "state",
+        "tool_names",
+        "turn_id",
+        "usage",
+    )
+
+    def __init__(self, actor: SessionActor, prompt: Prompt) -> None:
+        self.actor = actor
+        self.prompt = prompt
+        self.turn_id = prompt.turn_id = actor.cell.clock.new_id()
+        self.request_state = prompt.request_state
+        self.context_object = actor.spec.context if prompt.context_object is None else prompt.context_object
+        self.state: State = Ready()
+        self.finish: Finish | None = None
+        self.call: ModelCall | None = None
+        self.results: dict[str, Block] = {}
+        self.last_said: Message | None = None
+        self.usage = (0, 0, 0)
+        self.call_to_account: ModelCall | None = None
+        self.tool_names: tuple[str, ...] = ()
+        self.manager_failed = False
+        self.reduction_left = actor.spec.limits.reduction_seconds
+        self._begun = False
+        self._scope: anyio.CancelScope | None = None
+        self._cancelled = False
+        self._silent = False
+        self._ended: anyio.Event | None = None
+
+    # What others may ask of a running turn.
+
+    @property
+    def status(self) -> str:
+        """What the turn does now: running or reducing."""
+        return "reducing" if type(self.state) is Reducing else "running"
+
+    @property
+    def partial_text(self) -> str:
+        """The text of the answer being streamed, so far."""
+        return self.call.assembly.streamed() if self.call is not None else ""
+
+    def cancel(self) -> None:
+        """End the turn now; what was under way is settled in the turn's own task."""
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def fell_silent(self) -> None:
+        """The model has said nothing for too long."""
+        self._silent = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def wait_ended(self) -> None:
+        """Return when the turn is settled and its end published."""
+        if self.actor.driver is self:
+            if self._ended is None:
+                self._ended = anyio.Event()
+            await self._ended.wait()
+
+    # The turn.
+
+    async def run(self) -> None:
+        """Work the turn to its end and give its prompt the outcome. Raises when the journal fails: then nothing was settled."""
+        self.actor.driver = self
+        publisher = self.actor.writer.publisher
+        publisher.streams = self.prompt.streams
+        try:
+            await self._run()
+        finally:
+            self.actor.driver = None
+            publisher.streams = ()
+            if self._ended is not None:
+                self._ended.set()
+
+    async def _run(self) -> None:
+        seconds = self.actor.spec.limits.seconds
+        scope = self._scope = anyio.CancelScope() if seconds is None else anyio.CancelScope(deadline=self.actor.cell.clock.monotonic() + seconds)
+        try:
+            driven: Failure | None = None
+            with scope:
+                driven = await attempt(self._drive())
+            self._stop(driven)
+            await tell(self)
+        except anyio.get_cancelled_exc_class():
+            # The runtime itself is being cancelled. What was under way is still settled and told, within a bound.
+            self._cancelled = True
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                self._stop(None)
+                await tell(self)
+            raise
+
+    async def _drive(self) -> None:
+        writer = self.actor.writer
+        if not writer.state.is_waiting(self.prompt.prompt_id):
+            # It found the session idle: its acceptance is recorded together with the beginning of its turn.
+            writer.write(Accepted(self.prompt.prompt_id, self.prompt.messages, self.prompt.owned))
+            writer.announce(PromptAccepted, None, None, self.prompt.prompt_id)
+        effects = self._step(Begin(Progress(self.turn_id, (self.prompt.prompt_id,), self.actor.spec.limits), self._opening()))
+        while self.finish is None:
+            given = await self._perform(effects)
+            effects = self._step(given)
+        self._tell_at_once(effects)
+        await manage_after_turn(self)
+
+    def _step(self, given: Input) -> tuple[Effect, ...]:
+        self.state, effects = step(self.state, given)
+        last = effects[-1]
+        if type(last) is Finish:
+            self.finish = last
+        return effects
+
+    def _tell_at_once(self, effects: tuple[Effect, ...]) -> Effect:
+        """Carry out the effects that take no time; returns the last one, which may."""
+        for effect in effects:
+            if type(effect) is Publish:
+                self.actor.writer.announce(effect.kind, self.turn_id, self.request_state, *effect.fields)
+            elif type(effect) is Record:
+                self._record(effect.message)
+        return effects[-1]
+
+    async def _perform(self, effects: tuple[Effect, ...]) -> Input:
+        """Carry out a step's effects; the last one takes time, and begins once all that was recorded before it is durable."""
+        effect = self._tell_at_once(effects)
+        await self.actor.writer.commit()
+        if self.prompt.accepted is not None:
+            self.prompt.accepted.settle(None)
+        if type(effect) is CallModel:
+            account_cycle(self)
+            self.call = self.call_to_account = ModelCall(self, self.state.turn.cycle)  # type: ignore[union-attr]
+            return await self.call.run()
+        if type(effect) is RunTools:
+            return await run_calls(self, effect)
+        if type(effect) is Reduce:
+            return await reduce(self, effect)
+        assert type(effect) is Wait, f"{effect!r} takes no time"
+        await anyio.sleep(effect.seconds)
+        return DelayOver()
+
+    def _stop(self, driven: Failure | None) -> None:
+        """Bring the machine to its end, whatever stopped the turn, and settle it: synchronous, so that nothing comes between."""
+        if driven is not None and isinstance(driven.error, JournalUnavailable | Fenced):
+            raise driven.error
+        if not isinstance(self.state, Ended):
+            self._step(self._what_stopped(driven))
+        conclude(self)
+
+    def _what_stopped(self, driven: Failure | None) -> Input:
+        if driven is not None:
+            return Fault(driven.error)
+        if self._cancelled:
+            return Cancel()
+        if self._silent:
+            return ModelFailed(ModelError(f"the model said nothing for {self.silence:g} s"))
+        return Deadline()
+
+    @property
+    def silence(self) -> float:
+        """How many seconds the model may say nothing."""
+        return self.actor.spec.limits.stream_idle_seconds or 0.0
+
+    @property
+    def heard(self) -> int:
+        """How many chunks the model has said."""
+        return self.call.heard if self.call is not None else 0
+
+    # Records.
+
+    def _opening(self) -> Message:
+        """The message the turn begins with: the prompt's last. A view that ends in a user message takes the prompt into that one."""
+        messages = self.prompt.messages
+        last = self.actor.state.view.last
+        return joined(last.message, messages[-1]) if len(messages) == 1 and last is not None and last.message["role"] == "user" else messages[-1]
+
+    def _record(self, message: Message) -> None:
+        state, writer = self.actor.state, self.actor.writer
+        if not self._begun:
+            self._begun = True
+            self._record_beginning(message)
+            return
+        entry = Entry(state.next_entry, message, self.turn_id)
+        writer.write(Said(entry))
+        self.actor.announce_entry(entry, self.request_state)
+        if message["role"] == "assistant":
+            self.last_said = message
+            self.call = None
+        self.results.clear()
+
+    def _record_beginning(self, opening: Message) -> None:
+        state = self.actor.state
+        messages = [*self.prompt.messages[:-1], opening]
+        last = state.view.last
+        joins = last.number if last is not None and last.message["role"] == "user" else 0
+        if joins and last is not None and len(messages) > 1:
+            messages[0] = joined(last.message, messages[0])
+        entries = tuple(Entry(number, message, self.turn_id) for number, message in enumerate(messages, state.next_entry))
+        self.actor.writer.write(Begun(self.turn_id, (self.prompt.prompt_id,), entries, joins))
+        for place, entry in enumerate(entries):
+            self.actor.announce_entry(entry, self.request_state, 0 if place else joins)
+
+
+def joined(earlier: Message, later: Message) -> Message:
+    """Two user messages as one: the tool results of both first, then what else they say."""
+    content = [*earlier["content"], *later["content"]]
+    return {"role": "user", "content": [block for block in content if "toolResult" in block] + [block for block in content if "toolResult" not in block]}

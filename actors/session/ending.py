@@ -1,0 +1,103 @@
+"""The end of a turn: its record written, its events announced, its outcome given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.actors.errors import ModelError, TurnFailed
+from ropewalk.actors.events import PromptSettled, TurnEnded
+from ropewalk.actors.result import AgentResult, Trace
+from ropewalk.actors.session.records import Settled
+from ropewalk.actors.session.settling import Ending, settle
+from ropewalk.runtime.channel import HandlerFault
+from ropewalk.runtime.supervision import Failure, attempt
+
+if TYPE_CHECKING:
+    from ropewalk.actors.session.actor import SessionActor
+    from ropewalk.actors.session.driver import TurnDriver
+
+__all__ = ["account_cycle", "announce_end", "conclude", "tell"]
+
+
+def conclude(driver: TurnDriver) -> None:
+    """Write the record of the turn's end, once, and announce what follows from it."""
+    actor, writer, finish = driver.actor, driver.actor.writer, driver.finish
+    turn = writer.state.turn
+    assert finish is not None, "a turn is concluded when its machine has ended"
+    if turn is None or turn.turn_id != driver.turn_id:
+        return  # concluded already, and the runtime was cancelled while the end was being told
+    account_cycle(driver)
+    under_way = driver.call.assembly if driver.call is not None else None
+    error = None if finish.error is None else type(_root(finish.error)).__name__
+    ending = Ending(
+        finish.how,
+        finish.stop_reason,
+        error,
+        driver.state.turn.cycle if hasattr(driver.state, "turn") else 0,
+        driver.usage,
+        None if under_way is None else under_way.partial(),
+        None if under_way is None else under_way.raw(),
+        driver.results,
+    )
+    body = settle(writer.state, turn, ending)
+    writer.write(body)
+    for entry in body.entries:
+        if entry.message["role"] == "assistant":
+            driver.last_said = entry.message
+    announce_end(actor, body, driver.request_state, turn.prompt_ids)
+
+
+def announce_end(actor: SessionActor, body: Settled, request_state: dict[str, Any] | None, prompt_ids: tuple[str, ...]) -> None:
+    """Have what a turn's end changed, the end, and the settling of its prompts published once they are durable."""
+    if body.edit is not None:
+        actor.announce_edit(body.edit, body.turn_id, request_state)
+    for entry in body.entries:
+        actor.announce_entry(entry, request_state)
+    actor.writer.announce(TurnEnded, body.turn_id, request_state, body.stop_reason, body.error)
+    for prompt_id in prompt_ids:
+        actor.writer.announce(PromptSettled, None, None, prompt_id, body.stop_reason or "failed")
+
+
+async def tell(driver: TurnDriver) -> None:
+    """Make the end durable, publish it, and give the prompt its outcome. Handlers can no longer fail the turn."""
+    while isinstance(told := await attempt(driver.actor.writer.commit()), Failure):
+        if not isinstance(told.error, HandlerFault):
+            raise told.error
+    finish, outcome = driver.finish, driver.prompt.outcome
+    assert finish is not None
+    if finish.error is not None:
+        outcome.fail(_for_the_asker(finish.error))
+    else:
+        message = driver.last_said or {"role": "assistant", "content": []}
+        outcome.settle(AgentResult(finish.stop_reason or "", message, driver.actor.ledger.snapshot(), driver.request_state))
+
+
+def account_cycle(driver: TurnDriver) -> None:
+    """Enter a model call and its tools into the session's accounts, and the turn's."""
+    call = driver.call_to_account
+    if call is None:
+        return
+    driver.call_to_account = None
+    read, written, total = driver.usage
+    usage = call.assembly.usage
+    driver.usage = (read + usage[0], written + usage[1], total + usage[2])
+    clock = driver.actor.cell.clock
+    now, seconds = clock.time(), clock.monotonic() - call.started
+    trace = Trace(f"Cycle {call.cycle}", driver.turn_id, now - seconds, now, driver.tool_names)
+    driver.tool_names = ()
+    driver.actor.ledger.cycle(trace, seconds, usage, call.assembly.latency)
+
+
+def _root(error: Exception) -> Exception:
+    """The handler's own error where one was added to fail the turn."""
+    return error.__cause__ if isinstance(error, HandlerFault) and isinstance(error.__cause__, Exception) else error
+
+
+def _for_the_asker(error: Exception) -> Exception:
+    """What `ask` raises: errors of the model as they are, anything else as `TurnFailed` with its cause."""
+    if isinstance(error, ModelError):
+        return error
+    root = _root(error)
+    failed = TurnFailed(f"the turn failed: {type(root).__name__}: {root}")
+    failed.__cause__ = root
+    return failed

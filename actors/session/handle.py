@@ -1,0 +1,237 @@
+"""A session's face: what users call. It decides nothing; it checks what it is given and hands it to the actor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from ropewalk.actors.errors import InvalidTool
+from ropewalk.actors.events import Event
+from ropewalk.actors.messages import Block, Message
+from ropewalk.actors.result import AgentResult, EventLoopMetrics
+from ropewalk.actors.session.acceptance import accept, withdraw
+from ropewalk.actors.session.actor import SessionActor
+from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, run_direct
+from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
+from ropewalk.actors.session.state import transcribe
+from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
+from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
+from ropewalk.actors.validity import copied
+from ropewalk.actors.view import Transcript, TranscriptEntry
+from ropewalk.runtime.cell import Cell, Envelope, refuse_deadlock
+from ropewalk.runtime.channel import Handler, OnError
+from ropewalk.runtime.mailbox import MailboxStatistics
+from ropewalk.runtime.outcome import Outcome
+
+if TYPE_CHECKING:
+    from ropewalk.runtime.runtime import Runtime
+
+__all__ = ["Session", "SessionStatistics"]
+
+
+@attrs.frozen
+class SessionStatistics:
+    """What a session holds and has done: messages in its view, settled turns, model calls, tokens (input, output, total), its mailbox, restarts."""
+
+    status: str
+    messages: int
+    turns: int
+    cycles: int
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    restarts: int
+    mailbox: MailboxStatistics
+
+
+class Session:
+    """One conversation, addressed by its `id`. Made by `Runtime.open`; any number of handles may name one session."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id!r}, {self.status}>"
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._cell.id
+
+    @property
+    def spec(self) -> AgentSpec:
+        """The description of the agent this is a session of."""
+        return cast(AgentSpec, self._cell.kind)
+
+    @property
+    def status(self) -> str:
+        """What the session does now: idle, running, reducing or quarantined."""
+        if self._cell.reason is not None:
+            return "quarantined"
+        actor = self._actor
+        status = "idle" if actor is None else actor.status
+        return "running" if status == "idle" and self._cell.busy else status
+
+    def statistics(self) -> SessionStatistics:
+        """A frozen record of what the session holds and has done."""
+        actor = self._actor
+        state = None if actor is None else actor.state
+        read, written, total = (0, 0, 0) if state is None else state.usage
+        messages, turns, cycles = (0, 0, 0) if state is None else (len(state.view), state.turns, state.cycles)
+        return SessionStatistics(self.status, messages, turns, cycles, read, written, total, self._cell.restarts, self._cell.mailbox.statistics())
+
+    # Prompts.
+
+    async def ask(self, prompt: str | Sequence[dict[str, Any]], *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None) -> AgentResult:
+        """Send a prompt and wait for its turn's result.
+
+        The caller owns the work: leaving (a timeout, a cancellation) withdraws the prompt, or cancels its turn.
+
+        :param prompt: text, a list of content blocks, or a list of messages that ends with the user's.
+        :param request_state: JSON values that every event of the turn carries; copied, and returned as ``result.state``.
+        :param context: a live object for tools and handlers; never recorded.
+        :param when_busy: this prompt's own policy in place of the spec's.
+        """
+        made = self._prompt(prompt, request_state, context, owned=True)
+        refuse_deadlock(self._cell)
+        accept(self._cell, made, self._policy(when_busy))
+        outcome = made.outcome
+        try:
+            return await outcome.wait()
+        finally:
+            if not outcome.settled:
+                withdraw(self._cell, made)
+
+    async def submit(self, prompt: str | Sequence[dict[str, Any]], *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None) -> Turn:
+        """Send a prompt and return once it is durable. The session owns the work; the handle can wait for it, watch it and cancel it."""
+        made = self._prompt(prompt, request_state, context, owned=False)
+        policy = self._policy(when_busy)
+        accepted: Outcome[None] = Outcome()
+        made.accepted = accepted
+        made.outcome.then = lambda: accepted.settle(None)
+        waits = self._cell.busy
+        accept(self._cell, made, policy)
+        actor = self._actor
+        if waits and actor is not None:
+            commit = actor.writer.flush()
+            if commit is not None:
+                await commit.wait()
+        elif not made.outcome.settled:
+            await accepted.wait()
+        if made.outcome.error is not None and made.turn_id is None:
+            raise made.outcome.error
+        return Turn(self._cell, made)
+
+    def stream(
+        self,
+        prompt: str | Sequence[dict[str, Any]],
+        *,
+        request_state: dict[str, Any] | None = None,
+        context: Any = None,
+        when_busy: WhenBusy | None = None,
+        kinds: Iterable[type[Event]] | None = None,
+        on_leave: OnLeave = "continue",
+    ) -> AskStream:
+        """Send a prompt and watch its turn: ``async with session.stream("Hi") as events: async for event in events: ...``.
+
+        :param kinds: event types; None is every kind but the raw ones.
+        :param on_leave: whether leaving before the end lets the turn go on, or cancels it.
+        """
+        made = self._prompt(prompt, request_state, context, owned=False)
+        policy = self._policy(when_busy)
+        return AskStream(self._cell, made, lambda: accept(self._cell, made, policy), kinds, on_leave)
+
+    async def cancel(self) -> bool:
+        """End the running turn; what was streamed is kept. Returns, once it is settled, whether there was one."""
+        actor = self._actor
+        driver = None if actor is None else actor.driver
+        if driver is None:
+            return False
+        driver.cancel()
+        if not is_part_of(self._cell, driver.prompt):
+            await driver.wait_ended()
+        return True
+
+    # History.
+
+    async def messages(self) -> list[Message]:
+        """The view, as copies. During a turn it may end in calls that still run."""
+        return copied(cast(SessionActor, await self._cell.activate()).state.view.messages)
+
+    async def transcript(self) -> AsyncIterator[TranscriptEntry]:
+        """Everything ever said, in order, with what took each entry out of the view."""
+        await self._cell.activate()
+        transcript = Transcript()
+        for record in await self._cell.journal.read(self._cell.id):
+            transcribe(transcript, record.body)
+        for entry in transcript:
+            yield entry
+
+    async def add_messages(self, messages: Sequence[Message]) -> None:
+        """Put messages at the end of the view; they are copied, and repaired where they can be. Raises `InvalidConversation`."""
+        await self._ask(AddMessages(copied(list(messages))))
+
+    async def set_messages(self, messages: Sequence[Message]) -> None:
+        """Have the view show these messages; the transcript keeps what leaves it. Raises `InvalidConversation`."""
+        await self._ask(SetMessages(copied(list(messages))))
+
+    # Tools.
+
+    async def call_tool(self, name: str, tool_input: dict[str, Any] | None = None, *, record: bool = True, context: Any = None) -> Block:
+        """Call one of the agent's tools; returns its ``{"toolUseId", "status", "content"}``.
+
+        :param record: whether the call joins the history, as four messages; then it waits its turn like a prompt.
+        """
+        if self.spec.tools.get(name) is None:
+            known = ", ".join(tool.name for tool in self.spec.tools) or "none at all"
+            raise InvalidTool(f"there is no tool {name!r}; this agent has {known}")
+        digits = int(self._cell.clock.random() * 10**9)
+        tool_use = {"toolUseId": f"tooluse_{name}_{digits:09d}", "name": name, "input": dict(tool_input or {})}
+        if record:
+            return cast(Block, await self._ask(CallTool(tool_use, context)))
+        self._cell.runtime.refuse_if_closed()
+        actor = cast(SessionActor, await self._cell.activate())
+        return await run_direct(self.spec, self._cell, actor.tool_limits, tool_use, context)
+
+    # Events.
+
+    def add_handler(
+        self, callback: Callable[[Any], Any], kinds: Iterable[type[Event]] | None = None, *, on_error: OnError = "report", timeout: float | None = 5
+    ) -> Handler:
+        """Call `callback(event)` in line with this session's events; see `Channel.add_handler`."""
+        return self.runtime.add_handler(callback, kinds, self.id, on_error=on_error, timeout=timeout)
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime this session lives in."""
+        return self._cell.runtime
+
+    @property
+    def metrics(self) -> EventLoopMetrics:
+        """The session's accounts as they stand."""
+        actor = self._actor
+        return EventLoopMetrics() if actor is None else actor.ledger.snapshot()
+
+    @property
+    def _actor(self) -> SessionActor | None:
+        return cast("SessionActor | None", self._cell.actor)
+
+    def _prompt(self, prompt: object, request_state: object, context: Any, *, owned: bool) -> Prompt:
+        return Prompt(self._cell.clock.new_id(), prompt_messages(prompt), request_state_of(request_state), context, owned=owned)
+
+    def _policy(self, when_busy: WhenBusy | None) -> WhenBusy:
+        return self.spec.when_busy if when_busy is None else check_when_busy(when_busy)
+
+    async def _ask(self, body: Any) -> Any:
+        refuse_deadlock(self._cell)
+        envelope = Envelope(body)
+        self._cell.post(envelope)
+        try:
+            return await envelope.outcome.wait()
+        finally:
+            if not envelope.outcome.settled:
+                self._cell.mailbox.withdraw(envelope)

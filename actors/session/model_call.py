@@ -1,0 +1,138 @@
+"""One model call: chunks in, deltas out, and in the end an input for the turn machine.
+
+The commonest chunk, a piece of text, has a path of its own: there are twenty or two thousand of them in a turn, and
+everything done for each of them is what a turn costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ropewalk.actors.errors import ContextWindowOverflow, ModelError, ModelThrottled, TurnFailed
+from ropewalk.actors.events import ModelChunk, ReasoningDelta, TextDelta, ToolInputDelta
+from ropewalk.actors.session.assembly import Assembly, Piece
+from ropewalk.actors.turn import BackingOff, CallingModel, Input, ModelDone, ModelFailed, Overflow, Throttled
+from ropewalk.runtime.channel import HandlerFault
+from ropewalk.runtime.errors import Fenced, JournalUnavailable
+from ropewalk.runtime.supervision import Backoff, Failure, attempt
+
+if TYPE_CHECKING:
+    from ropewalk.actors.session.driver import TurnDriver
+
+__all__ = ["ModelCall"]
+
+THROTTLE_BACKOFF = Backoff(first=1.0, factor=2.0, longest=60.0, jitter=0.5)
+CLOSE_SECONDS = 1.0
+STOP_REASONS = ("end_turn", "tool_use", "max_tokens", "stop_sequence", "content_filtered", "guardrail_intervened")
+
+
+class ModelCall:
+    """An answer being streamed. `heard` counts its chunks, `started` is when it began on the backend's clock."""
+
+    __slots__ = ("_driver", "assembly", "cycle", "heard", "started")
+
+    def __init__(self, driver: TurnDriver, cycle: int) -> None:
+        self._driver = driver
+        self.assembly = Assembly(driver.actor.cell.clock.new_id)
+        self.cycle = cycle
+        self.heard = 0
+        self.started = driver.actor.cell.clock.monotonic()
+
+    async def run(self) -> Input:
+        """Call the model to the end of its answer."""
+        limiter = self._driver.actor.model_limiter
+        if limiter is None:
+            outcome = await attempt(self._watched())
+        else:
+            async with limiter:
+                outcome = await attempt(self._watched())
+        if isinstance(outcome, Failure):
+            return self._failed(outcome.error)
+        if self.assembly.stop_reason is None:
+            return ModelFailed(ModelError("the model's stream ended without saying that the answer is complete"))
+        message, malformed = self.assembly.message()
+        _, written, total = self.assembly.usage
+        return ModelDone(message, _stop_reason(self.assembly.stop_reason), written, total, malformed)
+
+    async def _watched(self) -> None:
+        driver = self._driver
+        if not driver.silence:
+            await self._consume()
+            return
+        watchdog = driver.actor.watchdog
+        watchdog.watch(driver)
+        try:
+            await self._consume()
+        finally:
+            watchdog.forget(driver)
+
+    async def _consume(self) -> None:
+        driver = self._driver
+        actor, spec = driver.actor, driver.actor.spec
+        stream = spec.model.stream(actor.state.view.messages, system_prompt=spec.system_prompt, tool_specs=spec.tools.specs)
+        complete = False
+        try:
+            await self._take(stream)
+            complete = True
+        finally:
+            if not complete:
+                close = getattr(stream, "aclose", None)
+                if close is not None:
+                    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                        await attempt(close())
+
+    async def _take(self, stream: AsyncIterator[dict[str, Any]]) -> None:
+        driver, assembly, writer = self._driver, self.assembly, self._driver.actor.writer
+        publisher, turn_id, request_state = writer.publisher, driver.turn_id, driver.request_state
+        publish, add_text = publisher.publish, assembly.text
+        raw = publisher.wanted(ModelChunk)
+        async for chunk in stream:
+            self.heard += 1
+            if raw and (pending := publish(ModelChunk, turn_id, request_state, chunk)) is not None:
+                await pending
+            if writer.has_news:
+                await writer.publish_news()
+            part = chunk.get("contentBlockDelta") if type(chunk) is dict else None
+            if part is not None and "contentBlockIndex" not in part and "text" in (delta := part["delta"]):
+                text = delta["text"]
+                pending = publish(TextDelta, turn_id, request_state, text, add_text(text))
+            else:
+                piece = assembly.feed(chunk)
+                pending = None if piece is None else self._publish_piece(piece)
+            if pending is not None:
+                await pending
+
+    def _publish_piece(self, piece: Piece) -> Any:
+        kind, text, place, block = piece
+        driver = self._driver
+        publish = driver.actor.writer.publisher.publish
+        if kind == "tool":
+            return publish(ToolInputDelta, driver.turn_id, driver.request_state, block.tool_use_id, block.name, text, place)
+        return publish(TextDelta if kind == "text" else ReasoningDelta, driver.turn_id, driver.request_state, text, place)
+
+    def _failed(self, error: Exception) -> Input:
+        if isinstance(error, HandlerFault | JournalUnavailable | Fenced):
+            raise error
+        if isinstance(error, ContextWindowOverflow):
+            return Overflow(error.tokens, error.limit)
+        if isinstance(error, ModelThrottled) and self.assembly.raw() is None:
+            return Throttled(error, self._delay(error))
+        if isinstance(error, ModelError):
+            return ModelFailed(error)
+        bug = TurnFailed(f"the model {type(self._driver.actor.spec.model).__name__} raised {type(error).__name__}, which is none of the errors a model may raise: {error}")
+        bug.__cause__ = error
+        return ModelFailed(bug)
+
+    def _delay(self, error: ModelThrottled) -> float:
+        state = self._driver.state
+        attempts = state.turn.attempts if isinstance(state, CallingModel | BackingOff) else 0
+        backoff = THROTTLE_BACKOFF.delay(attempts + 1, self._driver.actor.cell.clock.random())
+        return max(backoff, error.retry_after or 0.0)
+
+
+def _stop_reason(given: str) -> str:
+    """The provider's stop reason, as one of ours: an unknown one is an end like any other."""
+    return given if given in STOP_REASONS else "end_turn"

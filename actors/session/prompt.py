@@ -1,0 +1,107 @@
+"""A prompt: what a user said, checked at the door, on its way to its one outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.actors.errors import InvalidConversation, InvalidPrompt, InvalidRequestState
+from ropewalk.actors.messages import Message
+from ropewalk.actors.validity import copied, door
+from ropewalk.runtime.cell import Envelope
+from ropewalk.runtime.outcome import Outcome
+
+if TYPE_CHECKING:
+    from ropewalk.actors.result import AgentResult
+    from ropewalk.actors.session.stream import TurnStream
+
+__all__ = ["Prompt", "prompt_messages", "request_state_of"]
+
+FORMS = "text, a list of content blocks such as [{'text': '...'}], or a list of messages that ends with the user's"
+
+
+class Prompt(Envelope):
+    """One accepted message of a user.
+
+    `messages` end in the user's own words; `owned` says that the work ends when nobody waits for it any more; `left` that
+    nobody does. `accepted` is settled once the prompt is durable. `turn_id` is known once its turn has begun.
+    """
+
+    __slots__ = ("accepted", "context_object", "left", "messages", "owned", "prompt_id", "request_state", "streams", "turn_id")
+
+    outcome: Outcome[AgentResult]
+
+    def __init__(self, prompt_id: str, messages: list[Message], request_state: dict[str, Any], context_object: Any, *, owned: bool) -> None:
+        super().__init__(None, awaited=owned)
+        self.prompt_id = prompt_id
+        self.messages = messages
+        self.request_state = request_state
+        self.context_object = context_object
+        self.owned = owned
+        self.left = False
+        self.turn_id: str | None = None
+        self.accepted: Outcome[None] | None = None
+        self.streams: tuple[TurnStream, ...] = ()
+
+    def attach(self, stream: TurnStream) -> None:
+        """Have a stream end when this prompt has its outcome."""
+        self.streams += (stream,)
+        self.outcome.then = self._end_streams
+
+    def _end_streams(self) -> None:
+        for stream in self.streams:
+            stream.end()
+
+
+def prompt_messages(prompt: object) -> list[Message]:
+    """The messages a prompt stands for, as copies. Raises `InvalidPrompt`."""
+    if type(prompt) is str:
+        if not prompt:
+            raise InvalidPrompt(f"the prompt is empty; a prompt is {FORMS}")
+        return [{"role": "user", "content": [{"text": prompt}]}]
+    if not isinstance(prompt, Sequence) or not prompt or not all(isinstance(part, dict) for part in prompt):
+        raise InvalidPrompt(f"a prompt is {FORMS}, not {prompt!r:.200}")
+    messages = [copied(part) for part in prompt] if "role" in prompt[0] else [{"role": "user", "content": copied(list(prompt))}]
+    if any("toolResult" in block for message in messages[:1] for block in _blocks(message)):
+        raise InvalidPrompt("a prompt does not begin with toolResult blocks: the calls of this session are answered by its tools")
+    try:
+        checked = door(messages)
+    except InvalidConversation as error:
+        raise InvalidPrompt(f"{error}; a prompt is {FORMS}") from None
+    if not checked or checked[-1]["role"] != "user":
+        raise InvalidPrompt(f"the last message of a prompt is the user's; a prompt is {FORMS}")
+    if any("toolUse" in block for block in _blocks(checked[-1])):
+        raise InvalidPrompt("a user's message holds no toolUse blocks: only the model calls tools")
+    return checked
+
+
+def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+
+
+def request_state_of(given: object) -> dict[str, Any]:
+    """A copy of a request state, for one turn. Raises `InvalidRequestState` for what JSON cannot hold, naming where it is."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise InvalidRequestState(f"request_state is a dict of JSON values, not {given!r:.200}")
+    state: dict[str, Any] = _json(given, "request_state")
+    return state
+
+
+def _json(value: Any, path: str) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise InvalidRequestState(f"{path} is {value}, which JSON cannot hold")
+        return value
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise InvalidRequestState(f"{path} has the key {key!r}; keys of JSON objects are text")
+        return {key: _json(inner, f"{path}[{key!r}]") for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(inner, f"{path}[{place}]") for place, inner in enumerate(value)]
+    raise InvalidRequestState(f"{path} is a {type(value).__name__}, which JSON cannot hold; live objects go into context=")

@@ -1,0 +1,78 @@
+"""What a session writes into its journal. The state of a session is the fold of these and nothing else."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from ropewalk.actors.messages import Message
+from ropewalk.actors.view import Edit, Entry
+
+__all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Opened", "Said", "Settled", "Withdrawn"]
+
+
+class Opened(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A session came to be, as one of the spec named, with these entries in its view."""
+
+    spec: str
+    entries: tuple[Entry, ...] = ()
+
+
+class Accepted(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A prompt was accepted: from here on it gets one outcome. `owned`: somebody waits for it, and it ends when they leave."""
+
+    prompt_id: str
+    messages: list[Message]
+    owned: bool
+
+
+class Begun(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A turn began with these prompts; `entries` join the view, and the first of them replaces entry `joins` (0: none)."""
+
+    turn_id: str
+    prompt_ids: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    joins: int = 0
+
+
+class Said(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The model's answer, or the results of its calls, joined the view."""
+
+    entry: Entry
+
+
+class Edited(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The view was changed: a reduction, the manager's policy, a caller's own edit."""
+
+    edit: Edit
+
+
+class Added(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Messages that belong to no turn joined the view: a recorded direct tool call."""
+
+    entries: tuple[Entry, ...]
+
+
+class Settled(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A turn ended. First `edit` (a rollback) is applied, then `entries` close the view; `aside` was said but never came into it."""
+
+    turn_id: str
+    how: str
+    stop_reason: str | None
+    error: str | None
+    cycles: int
+    usage: tuple[int, int, int]
+    edit: Edit | None = None
+    entries: tuple[Entry, ...] = ()
+    aside: tuple[Entry, ...] = ()
+
+
+class Withdrawn(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A waiting prompt got its outcome without a turn."""
+
+    prompt_id: str
+    outcome: str
+
+
+Body: TypeAlias = Opened | Accepted | Begun | Said | Edited | Added | Settled | Withdrawn

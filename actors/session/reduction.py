@@ -1,0 +1,156 @@
+"""Reduction as a supervised step of a turn: on a draft, under a deadline, applied as one record or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, estimate_all, manage
+from ropewalk.actors.errors import ContextWindowOverflow
+from ropewalk.actors.events import ReductionEnded, ReductionStarted, StepRestarted
+from ropewalk.actors.messages import tool_results
+from ropewalk.actors.session.records import Edited
+from ropewalk.actors.session.settling import unanswered
+from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
+from ropewalk.actors.view import difference
+from ropewalk.runtime.supervision import Failure, attempt, supervise
+
+if TYPE_CHECKING:
+    from ropewalk.actors.session.driver import TurnDriver
+
+__all__ = ["manage_after_turn", "reduce"]
+
+MANAGER = "manager"
+MANAGER_CHANCES = 3
+MARGIN = 0.9
+"""How much of a named limit is aimed at: our count of tokens is an estimate."""
+
+
+async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
+    """Make the view smaller because the model refused its size. What fails costs its own rung only."""
+    actor = driver.actor
+    view, spec = actor.state.view, actor.spec
+    before = estimate_all(view.messages)
+    target = _target(effect, before)
+    failures: list[str] = []
+
+    def failed(rung: str, error: Exception) -> None:
+        failures.append(f"{rung}: {type(error).__name__}: {error}"[:300])
+        if rung == MANAGER:
+            _manager_failed(driver, error)
+
+    async def climbing() -> Reduction | None:
+        return await climb(
+            view.messages,
+            manager=actor.manager,
+            ladder=spec.ladder,
+            protected=_protected(driver),
+            target=target,
+            system_prompt=spec.system_prompt,
+            error=ContextWindowOverflow(tokens=effect.tokens, limit=effect.limit),
+            skip_manager=driver.manager_failed,
+            run_sync=_runner(driver),
+            failed=failed,
+        )
+
+    await _publish(driver, ReductionStarted, "overflow", before, target)
+    outcome = await _within_budget(driver, climbing)
+    if isinstance(outcome, Failure):
+        failed(MANAGER, outcome.error)  # only somebody else's manager can take that long or break the ladder
+        reduction = await _shipped_only(driver, climbing)
+    else:
+        reduction = outcome
+    if reduction is not None:
+        edit = difference(view.entries, reduction.messages, reduction.rung, actor.state.next_entry, driver.turn_id)
+        actor.writer.write(Edited(edit))
+        actor.announce_edit(edit, driver.turn_id, driver.request_state)
+    rung, after = (None, before) if reduction is None else (reduction.rung, reduction.tokens_after)
+    actor.writer.announce(ReductionEnded, driver.turn_id, driver.request_state, rung, before, after, tuple(failures))
+    if reduction is None:
+        return ReductionFailed()
+    return Reduced()
+
+
+async def _within_budget(driver: TurnDriver, climbing: Any) -> Reduction | None | Failure:
+    """Climb under what is left of the turn's time for reductions."""
+    clock = driver.actor.cell.clock
+    started = clock.monotonic()
+    outcome = await supervise(climbing, deadline=driver.reduction_left)
+    if driver.reduction_left is not None:
+        driver.reduction_left = max(0.0, driver.reduction_left - (clock.monotonic() - started))
+    return outcome
+
+
+async def _shipped_only(driver: TurnDriver, climbing: Any) -> Reduction | None:
+    """The ladder without the manager that used the time up: the shipped rungs take none worth counting."""
+    outcome = await attempt(climbing())
+    return None if isinstance(outcome, Failure) else outcome
+
+
+def _target(effect: Reduce, before: int) -> int:
+    """How many tokens, by our estimate, the view may have: what the model named, scaled to our count, else a share of what failed."""
+    if effect.limit is None:
+        return int(before * effect.share)
+    scaled = before * effect.limit / effect.tokens if effect.tokens else effect.limit
+    # A model that names a limit and refuses all the same gets less each time, or the ladder would stand still.
+    return int(min(scaled * MARGIN, before * (1 - MARGIN / 10)) if effect.share >= 0.5 else scaled * effect.share)
+
+
+def _protected(driver: TurnDriver) -> frozenset[int]:
+    """What may not leave the view: the running turn's prompt, and the calls whose results the model has not seen."""
+    state = driver.actor.state
+    entries = state.view.entries
+    turn = state.turn
+    kept = {place for place, entry in enumerate(entries) if turn is not None and entry.number == turn.prompt_number}
+    last = len(entries) - 1
+    if last >= 1 and tool_results(entries[last].message):
+        kept |= {last, last - 1}
+    return frozenset(kept)
+
+
+async def manage_after_turn(driver: TurnDriver) -> None:
+    """The manager's policy after a finished turn; it never changes how the turn ends."""
+    actor = driver.actor
+    if driver.finish is None or driver.finish.how != "finished" or unanswered(actor.state) or driver.manager_failed:
+        return
+    view = actor.state.view
+    with anyio.move_on_after(driver.reduction_left) as scope:
+        managed = await attempt(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
+    if scope.cancelled_caught:
+        _manager_failed(driver, TimeoutError("the manager did not end in time"))
+    elif isinstance(managed, Failure):
+        _manager_failed(driver, managed.error)
+    elif managed is not None:
+        edit = difference(view.entries, managed, "managed", actor.state.next_entry, driver.turn_id)
+        actor.writer.write(Edited(edit))
+        actor.announce_edit(edit, driver.turn_id, driver.request_state)
+
+
+def _manager_failed(driver: TurnDriver, error: Exception) -> None:
+    """Count a failure of the spec's own manager: one a turn, and after three in a session the shipped window takes its place."""
+    actor = driver.actor
+    if driver.manager_failed:
+        return
+    driver.manager_failed = True
+    actor.manager_failures += 1
+    actor.writer.announce(StepRestarted, driver.turn_id, driver.request_state, "conversation_manager", actor.manager_failures + 1, type(error).__name__)
+    if actor.manager_failures >= MANAGER_CHANCES:
+        actor.manager = SlidingWindowConversationManager()
+
+
+def _runner(driver: TurnDriver) -> Any:
+    """How a user's plain function is run in this runtime: in a thread, or in line where tests want virtual time to hold."""
+    inline = driver.actor.cell.runtime.sync_calls == "inline"
+
+    async def run_sync(call: Any) -> Any:
+        return call() if inline else await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+
+    return run_sync
+
+
+async def _publish(driver: TurnDriver, kind: Any, *fields: Any) -> None:
+    pending = driver.actor.writer.publisher.publish(kind, driver.turn_id, driver.request_state, *fields)
+    if pending is not None:
+        await pending

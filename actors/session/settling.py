@@ -1,0 +1,103 @@
+"""How a turn ends: the one place that decides what finished, stopped, cancelled and failed turns leave behind.
+
+Pure. It looks at the state and what was under way, and writes the `Settled` record. Section "How a turn leaves the view"
+of the design is this table:
+
+=========  ==========================================================================================================
+finished   all its messages; calls nobody will run any more are answered
+stopped    (a limit, in the middle of something) the same, with what had been streamed
+cancelled  the same, but as if it had never been when nothing was streamed in its first cycle
+failed     as if it had never been, unless a tool has begun: then what was done stays, and "[turn failed]" closes it
+=========  ==========================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from ropewalk.actors.messages import Block, Message, assistant, error_result, tool_uses
+from ropewalk.actors.session.records import Settled
+from ropewalk.actors.session.state import OpenTurn, SessionState
+from ropewalk.actors.turn import How
+from ropewalk.actors.view import Entry, rearrangement
+
+__all__ = ["INTERRUPTED", "IN_DOUBT", "TURN_FAILED", "Ending", "settle"]
+
+INTERRUPTED = "Tool was interrupted."
+IN_DOUBT = "The turn failed before this tool's result was known; it may or may not have had its effect."
+TURN_FAILED = "[turn failed]"
+
+
+@attrs.frozen
+class Ending:
+    """How a turn ended, and what was under way: the `partial` answer worth keeping, the `raw` one, results of calls that were in."""
+
+    how: How
+    stop_reason: str | None
+    error: str | None
+    cycles: int
+    usage: tuple[int, int, int]
+    partial: Message | None = None
+    raw: Message | None = None
+    results: Mapping[str, Block] = attrs.field(factory=dict[str, Block])
+
+
+def settle(state: SessionState, turn: OpenTurn, ending: Ending) -> Settled:
+    """The record that ends `turn`, which is the state's open turn."""
+    if ending.how == "failed":
+        undo, closing = not turn.acted, _closing_failed(state, ending) if turn.acted else []
+    else:
+        closing = _closing(state, ending)
+        undo = ending.how == "cancelled" and not turn.spoke and not closing
+    edit = rearrangement(state.view.entries, turn.entries_before(state.view), ending.how) if undo else None
+    numbers = iter(range(state.next_entry, state.next_entry + len(closing) + 1))
+    entries = tuple(Entry(next(numbers), message, turn.turn_id) for message in closing)
+    aside = (Entry(next(numbers), ending.raw, turn.turn_id),) if ending.raw is not None and _is_news(state, ending.raw, closing) else ()
+    return Settled(turn.turn_id, ending.how, ending.stop_reason, ending.error, ending.cycles, ending.usage, edit, entries, aside)
+
+
+def _closing(state: SessionState, ending: Ending) -> list[Message]:
+    """The messages that close a turn whose work so far is kept."""
+    if _answered(state):
+        return []
+    answers = _answers(state, ending.results, INTERRUPTED)
+    if answers or ending.partial is None:
+        return answers
+    calls = tool_uses(ending.partial)
+    return [ending.partial, _results(calls, {}, INTERRUPTED)] if calls else [ending.partial]
+
+
+def _closing_failed(state: SessionState, ending: Ending) -> list[Message]:
+    return [] if _answered(state) else [*_answers(state, ending.results, IN_DOUBT), assistant(TURN_FAILED)]
+
+
+def _answered(state: SessionState) -> bool:
+    """Whether the view ends in an answer that calls nothing: then nothing can come after it but a prompt."""
+    last = state.view.last
+    return last is not None and last.message["role"] == "assistant" and not tool_uses(last.message)
+
+
+def _is_news(state: SessionState, raw: Message, closing: Sequence[Message]) -> bool:
+    """Whether what was streamed is said nowhere in the view."""
+    last = state.view.last
+    return raw not in closing and (last is None or raw != last.message)
+
+
+def _answers(state: SessionState, results: Mapping[str, Block], otherwise: str) -> list[Message]:
+    """The message that answers the calls the view ends in: what is known, and the text for the others."""
+    last = state.view.last
+    calls = tool_uses(last.message) if last is not None else []
+    return [_results(calls, results, otherwise)] if calls else []
+
+
+def _results(calls: Sequence[Block], results: Mapping[str, Block], otherwise: str) -> Message:
+    blocks = [results.get(call["toolUseId"]) or error_result(call["toolUseId"], otherwise) for call in calls]
+    return {"role": "user", "content": [{"toolResult": block} for block in blocks]}
+
+
+def unanswered(state: SessionState) -> bool:
+    """Whether the view ends in calls without results."""
+    last = state.view.last
+    return last is not None and bool(tool_uses(last.message))

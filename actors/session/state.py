@@ -1,0 +1,169 @@
+"""A session's state: the fold of its records, live and replayed alike.
+
+`SessionState.apply` is the only thing that changes it, so what a crash leaves behind and what was there before cannot
+differ by anything but the records that were lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ropewalk.actors.messages import tool_uses
+from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Opened, Said, Settled, Withdrawn
+from ropewalk.actors.view import Entry, Transcript, View
+
+__all__ = ["OpenTurn", "SessionState", "transcribe"]
+
+
+class OpenTurn:
+    """A turn that began and has not been settled.
+
+    `start` is how long the view was before it, `joined` the entry its first message replaced, `before` the whole view
+    before the first reduction of the turn (None: there was none), so that the turn can be undone. `spoke` says that the model
+    has answered in it, `acted` that an answer called tools; the view cannot be asked, since a reduction may take both away.
+    """
+
+    __slots__ = ("acted", "before", "joined", "prompt_ids", "prompt_number", "spoke", "start", "turn_id")
+
+    def __init__(self, turn_id: str, prompt_ids: tuple[str, ...], start: int, joined: Entry | None, prompt_number: int) -> None:
+        self.turn_id = turn_id
+        self.prompt_ids = prompt_ids
+        self.start = start
+        self.joined = joined
+        self.prompt_number = prompt_number
+        self.before: list[Entry] | None = None
+        self.spoke = False
+        self.acted = False
+
+    def entries_before(self, view: View) -> list[Entry]:
+        """The view as it was before the turn."""
+        kept = (view.entries if self.before is None else self.before)[: self.start]
+        return [*kept, self.joined] if self.joined is not None else kept
+
+
+class SessionState:
+    """Everything about a session that its journal knows. `usage` is input, output and total tokens of all settled turns."""
+
+    __slots__ = ("cycles", "next_entry", "spec", "turn", "turns", "usage", "view", "waiting")
+
+    def __init__(self) -> None:
+        self.spec = ""
+        self.view = View()
+        self.next_entry = 1
+        self.waiting: dict[str, Accepted] | None = None  # None where nothing waits: most sessions, most of the time
+        self.turn: OpenTurn | None = None
+        self.turns = 0
+        self.cycles = 0
+        self.usage = (0, 0, 0)
+
+    def apply(self, body: Body) -> None:
+        """Take one record in."""
+        _FOLD[type(body)](self, body)
+
+    def is_waiting(self, prompt_id: str) -> bool:
+        """Whether a prompt was accepted and has no turn yet."""
+        return self.waiting is not None and prompt_id in self.waiting
+
+    def _append(self, entry: Entry) -> None:
+        self.view.append(entry)
+        self.next_entry = max(self.next_entry, entry.number + 1)
+
+    def _opened(self, body: Opened) -> None:
+        self.spec = body.spec
+        for entry in body.entries:
+            self._append(entry)
+
+    def _accepted(self, body: Accepted) -> None:
+        if self.waiting is None:
+            self.waiting = {}
+        self.waiting[body.prompt_id] = body
+
+    def _no_longer_waiting(self, prompt_id: str) -> None:
+        if self.waiting is not None:
+            self.waiting.pop(prompt_id, None)
+            if not self.waiting:
+                self.waiting = None
+
+    def _begun(self, body: Begun) -> None:
+        for prompt_id in body.prompt_ids:
+            self._no_longer_waiting(prompt_id)
+        joined = None
+        if body.joins:
+            joined = self.view.entries.pop()
+            self.view.messages.pop()
+        self.turn = OpenTurn(body.turn_id, body.prompt_ids, len(self.view), joined, body.entries[-1].number)
+        for entry in body.entries:
+            self._append(entry)
+
+    def _said(self, body: Said) -> None:
+        self._append(body.entry)
+        turn, message = self.turn, body.entry.message
+        if turn is not None and message["role"] == "assistant":
+            turn.spoke = True
+            turn.acted = turn.acted or bool(tool_uses(message))
+
+    def _edited(self, body: Edited) -> None:
+        if self.turn is not None and self.turn.before is None:
+            self.turn.before = list(self.view.entries)
+        self.view.apply(body.edit)
+        for placed in body.edit.inserted:
+            self.next_entry = max(self.next_entry, placed.entry.number + 1)
+
+    def _added(self, body: Added) -> None:
+        for entry in body.entries:
+            self._append(entry)
+
+    def _settled(self, body: Settled) -> None:
+        if body.edit is not None:
+            self.view.apply(body.edit)
+        for entry in body.entries:
+            self._append(entry)
+        for entry in body.aside:
+            self.next_entry = max(self.next_entry, entry.number + 1)
+        self.turn = None
+        self.turns += 1
+        self.cycles += body.cycles
+        read, written, total = self.usage
+        self.usage = (read + body.usage[0], written + body.usage[1], total + body.usage[2])
+
+    def _withdrawn(self, body: Withdrawn) -> None:
+        self._no_longer_waiting(body.prompt_id)
+
+
+_FOLD: dict[type[Body], Callable[[SessionState, Any], None]] = {
+    Opened: SessionState._opened,
+    Accepted: SessionState._accepted,
+    Begun: SessionState._begun,
+    Said: SessionState._said,
+    Edited: SessionState._edited,
+    Added: SessionState._added,
+    Settled: SessionState._settled,
+    Withdrawn: SessionState._withdrawn,
+}
+
+
+def transcribe(transcript: Transcript, body: Body) -> None:
+    """Take one record into the transcript."""
+    match body:
+        case Opened(entries=entries) | Added(entries=entries):
+            for entry in entries:
+                transcript.append(entry)
+        case Begun(entries=entries, joins=joins):
+            if joins:
+                transcript.leave(joins, "joined")
+            for entry in entries:
+                transcript.append(entry)
+        case Said(entry=entry):
+            transcript.append(entry)
+        case Edited(edit=edit):
+            transcript.apply(edit)
+        case Settled(how=how, edit=edit, entries=entries, aside=aside):
+            if edit is not None:
+                transcript.apply(edit)
+            for entry in entries:
+                transcript.append(entry)
+            for entry in aside:
+                transcript.aside(entry, how)
+        case Accepted() | Withdrawn():
+            pass

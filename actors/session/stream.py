@@ -1,0 +1,167 @@
+"""A turn as its asker watches it: a subscription to one prompt and its turn, and the handle of the work itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from typing_extensions import Self
+
+from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, TurnEnded, TurnPaused
+from ropewalk.runtime.cell import Cell, refuse_deadlock
+from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.subscription import Subscription
+
+if TYPE_CHECKING:
+    from ropewalk.actors.result import AgentResult
+    from ropewalk.actors.session.prompt import Prompt
+
+__all__ = ["OnLeave", "Turn", "TurnStream"]
+
+OnLeave: TypeAlias = Literal["continue", "cancel"]
+"""What leaving a stream before its end does to the turn."""
+
+BUFFER = 256
+
+
+class TurnStream(Subscription):
+    """The events of one prompt and its turn. Ends after `TurnEnded` or `TurnPaused`, then raises what failed the turn."""
+
+    def __init__(self, prompt: Prompt, kinds: frozenset[type[Event]] | None) -> None:
+        super().__init__(kinds, BUFFER, "coalesce", _already_there, _nothing_to_leave)
+        self._prompt = prompt
+        self._over = False
+
+    def offer(self, event: Event) -> Any:
+        """Take an event of this prompt or its turn; leave others."""
+        if event.turn_id is None and not (isinstance(event, PromptAccepted | PromptSettled) and event.prompt_id == self._prompt.prompt_id):
+            return None
+        return super().offer(event)
+
+    async def __anext__(self) -> Event:
+        if not self._over:
+            try:
+                event = await super().__anext__()
+            except StopAsyncIteration:
+                self._over = True
+            else:
+                # What is published after the end (that the prompt is settled) is for readers of the whole session.
+                self._over = isinstance(event, TurnEnded | TurnPaused)
+                return event
+        error = await self._failure()
+        if error is not None:
+            raise error
+        raise StopAsyncIteration
+
+    async def _failure(self) -> BaseException | None:
+        """What failed the turn. The end is published a moment before the outcome is given: wait for that."""
+        outcome = self._prompt.outcome
+        if not outcome.settled:
+            await outcome.wait_settled()
+        return outcome.error
+
+
+class Turn:
+    """The work on one prompt, which the session owns: it goes on whoever watches."""
+
+    def __init__(self, cell: Cell, prompt: Prompt) -> None:
+        self._cell = cell
+        self._prompt = prompt
+
+    def __repr__(self) -> str:
+        return f"<Turn of prompt {self.prompt_id} in {self._cell.id}>"
+
+    @property
+    def prompt_id(self) -> str:
+        """The id of the prompt that was accepted."""
+        return self._prompt.prompt_id
+
+    @property
+    def turn_id(self) -> str | None:
+        """The id of the turn, None until it begins."""
+        return self._prompt.turn_id
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is there."""
+        return self._prompt.outcome.settled
+
+    async def result(self) -> AgentResult:
+        """The turn's result; raises what failed it. May be asked for by several, any number of times. Leaving cancels nothing."""
+        if not self._prompt.outcome.settled:
+            refuse_deadlock(self._cell)
+        return await self._prompt.outcome.wait()
+
+    def events(self, kinds: Iterable[type[Event]] | None = None) -> TurnStream:
+        """The turn's events from now on: ``async for event in turn.events(): ...``. Never holds the turn up."""
+        stream = TurnStream(self._prompt, None if kinds is None else frozenset(kinds))
+        if self._prompt.outcome.settled:
+            stream.end()
+            return stream
+        self._prompt.attach(stream)
+        if self._prompt is self._cell.current:
+            self._cell.publisher.streams += (stream,)
+        return stream
+
+    async def cancel(self) -> None:
+        """End the turn, or withdraw the prompt if it still waits; returns once it is settled. Its result has stop reason ``cancelled``."""
+        from ropewalk.actors.session.acceptance import withdraw
+
+        withdraw(self._cell, self._prompt)
+        if not self._prompt.outcome.settled and not is_part_of(self._cell, self._prompt):
+            await self._prompt.outcome.wait_settled()
+
+
+class AskStream:
+    """What `Session.stream` gives: ``async with session.stream("Hi") as events: async for event in events: ...``.
+
+    The prompt is accepted on entering, after the events are subscribed to: none is missed. `turn` is the work's handle.
+    """
+
+    def __init__(self, cell: Cell, prompt: Prompt, submit: Any, kinds: Iterable[type[Event]] | None, on_leave: OnLeave) -> None:
+        if on_leave not in ("continue", "cancel"):
+            raise InvalidOption(f"on_leave is 'continue' or 'cancel', not {on_leave!r}")
+        self.turn = Turn(cell, prompt)
+        self._events = TurnStream(prompt, None if kinds is None else frozenset(kinds))
+        self._on_leave = on_leave
+        self._prompt = prompt
+        self._cell = cell
+        self._submit = submit
+
+    async def __aenter__(self) -> Self:
+        self._prompt.attach(self._events)
+        self._submit()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        from ropewalk.actors.session.acceptance import withdraw
+
+        if self._on_leave == "cancel":
+            withdraw(self._cell, self._prompt)
+        self._events.end()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self._events.__anext__()
+
+    def take(self) -> Event | None:
+        """The next event if one is there already, else None."""
+        return self._events.take()
+
+
+def is_part_of(cell: Cell, prompt: Prompt) -> bool:
+    """Whether the calling code runs inside the turn of this very prompt, and so cannot wait for its end."""
+    from ropewalk.runtime.cell import messages_around
+
+    return (cell, prompt) in messages_around()
+
+
+async def _already_there(subscription: Subscription) -> None:
+    pass
+
+
+def _nothing_to_leave(subscription: Subscription) -> None:
+    pass

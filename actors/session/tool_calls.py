@@ -1,0 +1,44 @@
+"""The tool calls of one assistant message: run, told of, and accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.actors.events import ToolEnded, ToolProgress, ToolStarted
+from ropewalk.actors.messages import Block
+from ropewalk.actors.tools import ToolContext, run_tools
+from ropewalk.actors.turn import Input, RunTools, ToolsDone
+
+if TYPE_CHECKING:
+    from ropewalk.actors.session.driver import TurnDriver
+
+__all__ = ["run_calls"]
+
+
+async def run_calls(driver: TurnDriver, effect: RunTools) -> Input:
+    """Run the calls to a result each. Results stand in `driver.results` the moment they are in, should the turn be cut off."""
+    actor, turn_id, request_state = driver.actor, driver.turn_id, driver.request_state
+    publish = actor.writer.publisher.publish
+
+    def make_context(tool_use: Block) -> ToolContext:
+        key = f"{actor.cell.id}/{turn_id}/{tool_use['toolUseId']}"
+        return ToolContext(actor.cell.id, turn_id, request_state, driver.context_object, key, tool_use)
+
+    def started(tool_use: Block) -> Awaitable[None] | None:
+        return publish(ToolStarted, turn_id, request_state, tool_use)
+
+    def ended(tool_use: Block, result: Block, seconds: float) -> Awaitable[None] | None:
+        driver.tool_names += (tool_use["name"],)
+        actor.ledger.tool(tool_use["name"], result["status"] == "success", seconds)
+        return publish(ToolEnded, turn_id, request_state, tool_use, result, seconds)
+
+    def report(tool_use: Block, data: Any) -> Awaitable[None] | None:
+        return publish(ToolProgress, turn_id, request_state, tool_use, data)
+
+    # A call whose input is no JSON object goes to the executor as the text it was: it answers with what is wrong with it.
+    calls = [{**call, "input": effect.malformed[call["toolUseId"]]} if call["toolUseId"] in effect.malformed else call for call in effect.calls]
+    results = await run_tools(
+        actor.spec.tools, calls, make_context, outcomes=driver.results, limits=actor.tool_limits, started=started, ended=ended, report=report
+    )
+    return ToolsDone(tuple(results))

@@ -1,0 +1,108 @@
+"""The description of an agent, shared by any number of sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import attrs
+
+from ropewalk.actors.conversation import RUNGS, ConversationManager, SlidingWindowConversationManager
+from ropewalk.actors.limits import Limits
+from ropewalk.actors.models import Model, resolve
+from ropewalk.actors.tools import ToolRegistry
+from ropewalk.runtime.cell import Actor, Cell
+from ropewalk.runtime.errors import InvalidHandler, InvalidOption
+
+if TYPE_CHECKING:
+    from ropewalk.actors.session.handle import Session
+
+__all__ = ["WHEN_BUSY", "AgentSpec", "WhenBusy", "check_when_busy"]
+
+WhenBusy: TypeAlias = Literal["queue", "reject"]
+"""What a prompt does that finds its session at work: wait its turn, or raise `SessionBusy`."""
+
+WHEN_BUSY: tuple[WhenBusy, ...] = ("queue", "reject")
+
+
+def check_when_busy(value: object) -> WhenBusy:
+    """The policy itself; raises `InvalidOption` when it is none."""
+    if value in WHEN_BUSY:
+        return value  # type: ignore[return-value]
+    raise InvalidOption(f"when_busy is one of {', '.join(map(repr, WHEN_BUSY))}, not {value!r:.200}")
+
+
+def _manager(value: ConversationManager | None) -> ConversationManager:
+    manager = SlidingWindowConversationManager() if value is None else value
+    if not all(callable(getattr(manager, name, None)) for name in ("apply_management", "reduce_context")):
+        raise InvalidOption(f"a conversation manager has apply_management and reduce_context, which {value!r:.200} does not; subclass ConversationManager")
+    return manager
+
+
+def _handlers(value: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any], ...]:
+    handlers = tuple(value)
+    for handler in handlers:
+        if not callable(handler):
+            raise InvalidHandler(f"a handler is called with each event; {handler!r:.200} is not callable, give a function or an object with __call__")
+    return handlers
+
+
+def _ladder(value: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InvalidOption(f"ladder is a sequence of rungs, such as ({value!r},), not one string")
+    for rung in value:
+        if rung not in RUNGS:
+            raise InvalidOption(f"a rung of the ladder is one of {', '.join(map(repr, RUNGS))}, not {rung!r:.200}")
+    return tuple(value)
+
+
+def _bound(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise InvalidOption(f"{attribute.name} is a whole number of at least 1, not {value!r:.200}")
+
+
+def _text(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidOption(f"{attribute.name} is text, not {value!r:.200}")
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class AgentSpec:
+    """What an agent is: its model, tools, prompt, and how its history is kept. Sessions find theirs again by `name`.
+
+    :param model: an object that keeps the `Model` protocol; None takes what ``$ROPEWALK_MODEL`` names. Raises `NoModel`.
+    :param tools: functions decorated with `tool`, and `Tool` objects.
+    :param conversation_manager: how the view is kept small; None is `SlidingWindowConversationManager()`.
+    :param handlers: called in line with every event of every session of this spec.
+    :param limits: how far a turn may go.
+    :param when_busy: what a prompt does that finds a turn running.
+    :param mailbox: how many prompts may wait in a session.
+    :param model_concurrency: how many of this spec's sessions may call the model at once in a runtime; None is no bound.
+    :param ladder: what is tried, in order, when the model refuses the size of a conversation and the manager did not help.
+    :param context: the live object tools get when a prompt brings none.
+    """
+
+    name: str = attrs.field(default="agent", validator=_text)
+    model: Model = attrs.field(default=None, converter=resolve)
+    tools: ToolRegistry = attrs.field(factory=ToolRegistry, converter=lambda tools: tools if isinstance(tools, ToolRegistry) else ToolRegistry(tools or ()))
+    system_prompt: str | None = attrs.field(default=None, validator=_text)
+    conversation_manager: ConversationManager = attrs.field(default=None, converter=_manager)
+    handlers: tuple[Callable[[Any], Any], ...] = attrs.field(default=(), converter=_handlers)
+    limits: Limits = attrs.field(factory=Limits, validator=attrs.validators.instance_of(Limits))
+    when_busy: WhenBusy = attrs.field(default="queue", converter=check_when_busy)
+    mailbox: int = attrs.field(default=64, validator=_bound)
+    model_concurrency: int | None = attrs.field(default=None, validator=attrs.validators.optional(_bound))
+    ladder: tuple[str, ...] = attrs.field(default=("clip", "drop_bodies", "window", "digest"), converter=_ladder)
+    context: Any = None
+
+    async def activate(self, cell: Cell, *, create: bool, **seed: Any) -> Actor:
+        """Make a session's incarnation from its journal; see `ActorKind.activate`. `seed` may be ``messages=[...]``."""
+        from ropewalk.actors.session.activation import activate
+
+        return await activate(self, cell, create=create, **seed)
+
+    def handle(self, cell: Cell) -> Session:
+        """The session's face."""
+        from ropewalk.actors.session.handle import Session
+
+        return Session(cell)

@@ -1,0 +1,367 @@
+"""Where events are published: handlers called in line, subscriptions with a buffer each, and a ring for late readers.
+
+A session's events are published by one task, the one that works for the session, so they have one order and a handler
+never runs beside itself for one session. Most events have no listener: then nothing is built and only the number is
+taken. Whom an event goes to is looked up in a table shared by all sessions with the same listeners, made anew only when
+a listener comes or goes.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, Literal, Protocol, TypeAlias
+
+import anyio
+import attrs
+import structlog
+
+from ropewalk.runtime.clock import Clock, stopwatch
+from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError
+from ropewalk.runtime.event import Event, HandlerFailed
+from ropewalk.runtime.subscription import ReaderOverflow, Subscription
+from ropewalk.runtime.supervision import Failure, attempt, contain
+
+__all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher"]
+
+OnError: TypeAlias = Literal["report", "fail_turn"]
+BLOCKING_SECONDS = 0.1
+CLOSING_SECONDS = 1.0
+log = structlog.get_logger("ropewalk")
+
+
+class HandlerFault(RopewalkError):
+    """A handler added with ``on_error="fail_turn"`` failed; the turn it was called in ends failed with this as its cause."""
+
+
+@attrs.frozen
+class ChannelStatistics:
+    """How many handlers and subscriptions a channel has."""
+
+    handlers: int
+    subscriptions: int
+
+
+class Listener(Protocol):
+    """What a publisher needs of whoever gets events."""
+
+    def wants(self, kind: type[Event]) -> bool: ...
+    def offer(self, event: Event) -> Any: ...
+
+
+@attrs.frozen
+class _Place:
+    """A listener and the sessions it listens to: one id, or a pattern."""
+
+    listener: Listener
+    session_id: str | None
+    matches: Callable[[str], object]
+
+
+class Handler:
+    """A callback called in line with each event it wants. Made by `Channel.add_handler`; `remove` ends it."""
+
+    __slots__ = ("_remove", "callback", "kinds", "name", "on_error", "timeout")
+
+    def __init__(
+        self, callback: Callable[[Any], Any], kinds: frozenset[type[Event]] | None, on_error: OnError, timeout: float | None, remove: Callable[[Handler], None]
+    ) -> None:
+        if not callable(callback):
+            raise InvalidHandler(f"a handler is called with each event; {callback!r} is not callable, give a function or an object with __call__")
+        if on_error not in ("report", "fail_turn"):
+            raise InvalidOption(f"on_error is 'report' or 'fail_turn', not {on_error!r}")
+        if timeout is not None and not timeout > 0:
+            raise InvalidOption(f"a handler's timeout is a number of seconds above 0, or None, not {timeout!r}")
+        self.callback = callback
+        self.kinds = kinds
+        self.on_error: OnError = on_error
+        self.timeout = timeout
+        self.name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
+        self._remove = remove
+
+    def remove(self) -> None:
+        """Call it no more; removing twice does nothing."""
+        self._remove(self)
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether events of this kind go to the callback."""
+        return kind.numbered if self.kinds is None else kind in self.kinds
+
+    def offer(self, event: Event) -> Any:
+        """Call the callback; what it returns or raises (as a `Failure`) is for the publisher to deal with."""
+        started = stopwatch()
+        result = contain(self.callback, event)
+        took = stopwatch() - started
+        if took > BLOCKING_SECONDS:
+            log.warning("handler_blocked_the_loop", handler=self.name, session_id=event.session_id, seconds=round(took, 3))
+        return result
+
+    async def settle(self, result: Awaitable[Any]) -> Failure | None:
+        """Await what the callback returned, for `timeout` seconds at most."""
+        outcome: Any = Failure(TimeoutError(f"handler {self.name} took longer than {self.timeout} s"))
+        if self.timeout is None:
+            outcome = await attempt(result)
+        else:
+            with anyio.move_on_after(self.timeout):
+                outcome = await attempt(result)
+        return outcome if isinstance(outcome, Failure) else None
+
+
+class Publisher:
+    """Publishes one session's events: numbers them, and gives each to those who want it.
+
+    `epoch` and `seq` are the session's; `streams` are subscriptions that belong to one turn and come and go with it.
+    """
+
+    __slots__ = ("_channel", "_generation", "_table", "epoch", "ring", "seq", "session_id", "streams")
+
+    def __init__(self, channel: Channel, session_id: str, replay: int) -> None:
+        self._channel = channel
+        self._generation = -1
+        self._table: dict[type[Event], tuple[Listener, ...]] = {}
+        self.session_id = session_id
+        self.epoch = 0
+        self.seq = 0
+        self.ring: deque[Event] | None = deque(maxlen=replay) if replay else None
+        self.streams: tuple[Subscription, ...] = ()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """A new incarnation publishes from here on; its numbers begin at 1."""
+        self.epoch = epoch
+        self.seq = 0
+        if self.ring is not None:
+            self.ring.clear()
+
+    def wanted(self, kind: type[Event]) -> bool:
+        """Whether anybody would get an event of this kind."""
+        return bool(self._listeners(kind)) or any(stream.wants(kind) for stream in self.streams)
+
+    def publish(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> Awaitable[None] | None:
+        """Number an event and give it to its listeners. What comes back must be awaited before the next; None: all done."""
+        if kind.numbered:
+            self.seq += 1
+        if self._generation != self._channel.generation:
+            self._table = self._channel.table_for(self.session_id)
+            self._generation = self._channel.generation
+        listeners = self._table.get(kind)
+        if listeners is None:
+            listeners = self._channel.fill(self._table, kind)
+        if not listeners and not self.streams and self.ring is None:
+            return None
+        event = kind(self.session_id, self.epoch, self.seq, self._channel.clock.time(), turn_id, request_state, *fields)
+        if self.ring is not None and kind.numbered:
+            self.ring.append(event)
+        if self.streams:
+            listeners += tuple(stream for stream in self.streams if stream.wants(kind))
+        for place, listener in enumerate(listeners):
+            result = listener.offer(event)
+            if result is not None:
+                return self._go_on(event, listeners, place, result)
+        return None
+
+    async def _go_on(self, event: Event, listeners: tuple[Listener, ...], place: int, result: Any) -> None:
+        """Finish a delivery that one listener made wait or fail: first that listener, then those after it.
+
+        A cancelled turn does not take the event from those who have not had it yet; they are given a moment of their own.
+        """
+        faults: list[Failure] = []
+        rest = iter(listeners[place + 1 :])
+        try:
+            await self._settle(event, listeners[place], result, faults)
+            await self._deliver(event, rest, faults)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                await self._deliver(event, rest, faults)
+            raise
+        if faults:
+            raise HandlerFault(f"a handler failed on {type(event).__name__} and was added to fail the turn") from faults[0].error
+
+    async def _deliver(self, event: Event, rest: Iterator[Listener], faults: list[Failure]) -> None:
+        for listener in rest:
+            result = listener.offer(event)
+            if result is not None:
+                await self._settle(event, listener, result, faults)
+
+    async def _settle(self, event: Event, listener: Listener, result: Any, faults: list[Failure]) -> None:
+        if not isinstance(listener, Handler):
+            await result
+            return
+        if inspect.isawaitable(result):
+            result = await listener.settle(result)
+        if isinstance(result, Failure):
+            await self._report(event, listener, result)
+            if listener.on_error == "fail_turn":
+                faults.append(result)
+
+    async def _report(self, event: Event, handler: Handler, failure: Failure) -> None:
+        log.warning("handler_failed", handler=handler.name, session_id=self.session_id, event_kind=type(event).__name__, error=type(failure.error).__name__)
+        if type(event) is not HandlerFailed:  # a handler of failures that fails must not be told of itself for ever
+            pending = self.publish(HandlerFailed, event.turn_id, event.request_state, handler.name, type(failure.error).__name__, type(event).__name__)
+            if pending is not None:
+                await pending
+
+    def _listeners(self, kind: type[Event]) -> tuple[Listener, ...]:
+        if self._generation != self._channel.generation:
+            self._table = self._channel.table_for(self.session_id)
+            self._generation = self._channel.generation
+        return self._table.get(kind) or self._channel.fill(self._table, kind)
+
+
+class Channel:
+    """Where a runtime's events are published; ``runtime.events``.
+
+    :param resident: brings a session into memory and returns its publisher and a function that gives a `Snapshot` of it.
+    """
+
+    def __init__(self, clock: Clock, replay: int, resident: Callable[[str], Awaitable[tuple[Publisher, Callable[[], Event]]]]) -> None:
+        if type(replay) is not int or replay < 0:
+            raise InvalidOption(f"replay is how many events a session keeps for late readers, 0 or more, not {replay!r}")
+        self.clock = clock
+        self.generation = 0
+        self._replay = replay
+        self._resident = resident
+        self._places: dict[int, _Place] = {}
+        self._publishers: dict[str, Publisher] = {}
+        self._tables: dict[tuple[int, ...], dict[type[Event], tuple[Listener, ...]]] = {}
+
+    def publisher(self, session_id: str) -> Publisher:
+        """The publisher of one session, made on first use."""
+        found = self._publishers.get(session_id)
+        if found is None:
+            found = self._publishers[session_id] = Publisher(self, session_id, self._replay)
+        return found
+
+    def forget(self, session_id: str) -> None:
+        """Let go of a session's publisher; a later incarnation gets a new one. Subscriptions stay."""
+        self._publishers.pop(session_id, None)
+
+    def subscribe(
+        self,
+        kinds: Iterable[type[Event]] | None = None,
+        sessions: str = "*",
+        *,
+        buffer: int = 256,
+        overflow: ReaderOverflow = "coalesce",
+        after: str | None = None,
+    ) -> Subscription:
+        """A place to read events from: ``async with channel.subscribe(...) as events: async for event in events: ...``.
+
+        :param kinds: event types; None is every kind but the raw ones.
+        :param sessions: a session id, or a pattern with ``*`` and ``?``.
+        :param buffer: how many events may wait for the reader.
+        :param overflow: `wait` (one session only), `coalesce`, `drop_oldest` or `disconnect`.
+        :param after: a cursor: go on after that event, from the ring where it reaches back so far, else from a `Snapshot`.
+            One session only; ``"0:0"`` asks for a snapshot.
+        """
+        exact = not any(letter in sessions for letter in "*?[")
+        if overflow == "wait" and not exact:
+            raise ValueError("a subscription with overflow='wait' holds its session up, so it names one session, not a pattern")
+        if after is not None and not exact:
+            raise ValueError("a cursor belongs to one session: subscribe(after=...) names one session, not a pattern")
+        cursor = _parse_cursor(after) if after is not None else None
+
+        async def enter(subscription: Subscription) -> None:
+            if cursor is not None:
+                await self._catch_up(subscription, sessions, cursor)
+            self._add(subscription, sessions)
+
+        return Subscription(_kinds(kinds), buffer, overflow, enter, self._remove)
+
+    def add_handler(
+        self,
+        callback: Callable[[Any], Any],
+        kinds: Iterable[type[Event]] | None = None,
+        sessions: str | Callable[[str], object] = "*",
+        *,
+        on_error: OnError = "report",
+        timeout: float | None = 5,
+    ) -> Handler:
+        """Call `callback(event)` in line with each event of these kinds of these sessions, in the order handlers were added.
+
+        :param sessions: a session id, a pattern with ``*`` and ``?``, or a function that says whether an id is meant.
+        :param on_error: `report` publishes `HandlerFailed` and goes on; `fail_turn` also ends the turn failed.
+        :param timeout: seconds an awaitable result may take.
+        """
+        handler = Handler(callback, _kinds(kinds), on_error, timeout, self._remove)
+        self._add(handler, sessions)
+        return handler
+
+    def statistics(self) -> ChannelStatistics:
+        """A frozen record of who listens."""
+        handlers = sum(isinstance(place.listener, Handler) for place in self._places.values())
+        return ChannelStatistics(handlers=handlers, subscriptions=len(self._places) - handlers)
+
+    def close(self) -> None:
+        """End every subscription: readers get what is buffered, then their iteration ends."""
+        for place in list(self._places.values()):
+            if isinstance(place.listener, Subscription):
+                place.listener.close()
+
+    def table_for(self, session_id: str) -> dict[type[Event], tuple[Listener, ...]]:
+        """The table of who gets what in this session, shared with every session that has the same listeners."""
+        key = tuple(number for number, place in self._places.items() if place.matches(session_id))
+        return self._tables.setdefault(key, {Event: tuple(self._places[number].listener for number in key)})
+
+    def fill(self, table: dict[type[Event], tuple[Listener, ...]], kind: type[Event]) -> tuple[Listener, ...]:
+        """Work out, once, who of a table's listeners wants a kind. The key `Event` holds them all."""
+        listeners = table[kind] = tuple(listener for listener in table[Event] if listener.wants(kind))
+        return listeners
+
+    def _add(self, listener: Listener, sessions: str | Callable[[str], object]) -> None:
+        if not isinstance(sessions, str):
+            place = _Place(listener, None, sessions)
+        elif any(letter in sessions for letter in "*?["):
+            place = _Place(listener, None, re.compile(fnmatch.translate(sessions)).match)
+        else:
+            place = _Place(listener, sessions, sessions.__eq__)
+        self._places[id(listener)] = place
+        self._changed(place)
+
+    def _remove(self, listener: Listener) -> None:
+        place = self._places.pop(id(listener), None)
+        if place is not None:
+            self._changed(place)
+
+    def _changed(self, place: _Place) -> None:
+        if place.session_id is None:
+            self.generation += 1
+            self._tables.clear()
+        else:
+            # Only one session is concerned: spare all others the look-up.
+            self._tables = {key: table for key, table in self._tables.items() if id(place.listener) not in key}
+            publisher = self._publishers.get(place.session_id)
+            if publisher is not None:
+                publisher._generation = -1
+
+    async def _catch_up(self, subscription: Subscription, session_id: str, cursor: tuple[int, int]) -> None:
+        publisher, snapshot = await self._resident(session_id)
+        epoch, seq = cursor
+        ring = publisher.ring
+        if epoch == publisher.epoch and seq == publisher.seq:
+            return
+        if ring and epoch == publisher.epoch and ring[0].seq <= seq + 1 <= publisher.seq:
+            for event in ring:
+                if event.seq > seq and subscription.wants(type(event)):
+                    subscription.offer(event)
+        else:
+            subscription.offer(snapshot())
+
+
+def _kinds(kinds: Iterable[type[Event]] | None) -> frozenset[type[Event]] | None:
+    if kinds is None:
+        return None
+    chosen = frozenset(kinds)
+    for kind in chosen:
+        if not (isinstance(kind, type) and issubclass(kind, Event)):
+            raise InvalidOption(f"kinds are event types such as TextDelta, not {kind!r}")
+    return chosen
+
+
+def _parse_cursor(cursor: str) -> tuple[int, int]:
+    epoch, colon, seq = cursor.partition(":")
+    if not (colon and epoch.isdecimal() and seq.isdecimal()):
+        raise InvalidOption(f"a cursor is 'epoch:seq' as event.cursor gives it, not {cursor!r}")
+    return int(epoch), int(seq)

@@ -1,0 +1,299 @@
+"""The runtime: opens actors by id, keeps the tree every task hangs from, and closes in order.
+
+It knows nothing of conversations. A `kind` says how an actor is made from its journal and what its handle is; a session
+of an agent is one kind, a bank account can be another.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import anyio
+import anyio.abc
+import attrs
+from typing_extensions import Self
+
+from ropewalk.runtime.cell import ActorKind, Cell, WorkerPool
+from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnError, Publisher
+from ropewalk.runtime.clock import Clock
+from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists
+from ropewalk.runtime.event import Event
+from ropewalk.runtime.journal import Journal, JournalStatistics, MemoryJournal
+from ropewalk.runtime.supervision import RestartPolicy, unwrap
+
+__all__ = ["Runtime", "RuntimeStatistics", "SessionInfo", "ShutdownReport", "SyncCalls", "check_session_id", "current_runtime"]
+
+T = TypeVar("T")
+
+SyncCalls: TypeAlias = Literal["thread", "inline"]
+"""Where users' plain functions run: in worker threads, or on the loop (for tests in virtual time)."""
+
+GRACE_SECONDS = 5.0
+AFTER_CANCEL_SECONDS = 5.0
+_SESSION_ID = re.compile(r"[A-Za-z0-9_:@-][A-Za-z0-9._:@-]{0,199}")
+
+current_runtime: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar("ropewalk_runtime", default=None)
+"""The innermost runtime whose ``async with`` block this code stands in."""
+
+
+def check_session_id(session_id: object) -> str:
+    """The id itself; raises `InvalidSessionId` when it is not one."""
+    if isinstance(session_id, str) and _SESSION_ID.fullmatch(session_id):
+        return session_id
+    raise InvalidSessionId(f"a session id is 1 to 200 characters of A-Z a-z 0-9 . _ : @ - and does not start with a dot, not {session_id!r:.300}")
+
+
+@attrs.frozen
+class RuntimeStatistics:
+    """What a runtime holds now: actors `known`, `resident` (in memory), `busy`, `quarantined`; and its channel's and journal's own."""
+
+    known: int
+    resident: int
+    busy: int
+    quarantined: int
+    restarts: int
+    events: ChannelStatistics
+    journal: JournalStatistics
+
+
+@attrs.frozen
+class SessionInfo:
+    """One known session: its `status` is idle, busy, quarantined, or passivated when it is in the journal only."""
+
+    id: str
+    kind: str | None
+    status: Literal["idle", "busy", "quarantined", "passivated"]
+    waiting: int
+
+
+@attrs.frozen
+class ShutdownReport:
+    """How closing went: the ids of the actors that did not finish within their grace and were cancelled, youngest first."""
+
+    cancelled: tuple[str, ...] = ()
+
+
+class Runtime:
+    """Keeps actors, thousands at once, in one process: ``async with Runtime() as runtime: ...``, on trio or asyncio.
+
+    :param journal: where actors are recovered from; None keeps them in memory.
+    :param specs: kinds whose actors may be found in the journal.
+    :param replay: how many events each session keeps for late readers; 0 keeps none.
+    :param clock: time, randomness and ids; `seed` makes one whose randomness and ids repeat.
+    :param restart: how often an actor may fail before it is quarantined.
+    :param sync_calls: where users' plain functions run.
+    :param workers: how many tasks may stay parked between two messages.
+    :param grace: seconds the busy actors get to finish when the runtime closes; then they are cancelled.
+
+    Leaving the block first lets the mailboxes drain for `grace` seconds; leaving it with an exception cancels at once.
+    """
+
+    def __init__(
+        self,
+        journal: Journal | None = None,
+        specs: Iterable[Any] = (),
+        *,
+        replay: int = 0,
+        clock: Clock | None = None,
+        seed: int | None = None,
+        restart: RestartPolicy | None = None,
+        sync_calls: SyncCalls = "thread",
+        workers: int = 1024,
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        if sync_calls not in ("thread", "inline"):
+            raise InvalidOption(f"sync_calls is 'thread' or 'inline', not {sync_calls!r}")
+        if not grace >= 0:
+            raise InvalidOption(f"grace is 0 or more seconds, not {grace!r}")
+        if isinstance(journal, str):
+            raise InvalidOption(f"journal={journal!r}: a path needs the SQLite journal, which this version does not have yet; leave it out to keep sessions in memory")
+        self.journal: Journal = MemoryJournal() if journal is None else journal
+        self.clock = clock or Clock(seed)
+        self.restart = restart or RestartPolicy()
+        self.sync_calls: SyncCalls = sync_calls
+        self.events = Channel(self.clock, replay, self._resident)
+        self.report: ShutdownReport | None = None
+        self.resources: dict[Any, Any] = {}
+        """What kinds share among their actors of this runtime (limiters, watchdogs), by keys of their own."""
+        self._kinds: dict[str, ActorKind] = {}
+        for spec in specs:
+            kind = self._kind(spec)
+            if self._kinds.setdefault(kind.name, kind) is not kind:
+                raise DuplicateKind(f"two specs are named {kind.name!r}; sessions find theirs by name, so give each its own")
+        self._parked = workers
+        self._grace = grace
+        self._cells: dict[str, Cell] = {}
+        self._state: Literal["new", "open", "closing", "closed"] = "new"
+        self._tasks: anyio.abc.TaskGroup
+        self.workers: WorkerPool
+        self._outer: contextvars.Token[Runtime | None] | None = None
+
+    # Opening and closing.
+
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise RuntimeClosed("a Runtime is entered once; make a new one")
+        await self.journal.open()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self.workers = WorkerPool(self._tasks, self._parked)
+        self._state = "open"
+        self._outer = current_runtime.set(self)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if self._outer is not None:
+            current_runtime.reset(self._outer)
+        self._state = "closing"
+        try:
+            if error is None:
+                await self._drain()
+            self._tasks.cancel_scope.cancel()
+            await self._leave_tasks(kind, error, trace)
+        finally:
+            self._state = "closed"
+            self.events.close()
+            for cell in self._cells.values():
+                cell.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
+            self._cells.clear()
+            with anyio.move_on_after(AFTER_CANCEL_SECONDS, shield=True):
+                await self.journal.close()
+        return False
+
+    async def _drain(self) -> None:
+        """Give the busy actors their grace, then cancel them, youngest first, and note who had to be."""
+        with anyio.move_on_after(self._grace):
+            await self.workers.wait_idle()
+        self.report = ShutdownReport(cancelled=tuple(cell.id for cell in reversed(self.workers.working)))
+
+    async def _leave_tasks(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            await self._tasks.__aexit__(kind, error, trace)
+        except ExceptionGroup as group:
+            # The only group there is: the body's own error arrives wrapped beside what the tree reports.
+            cause = unwrap(group)
+            if cause is error:
+                return
+            raise cause from None
+
+    def refuse_if_closed(self) -> None:
+        """Raise `RuntimeClosed` unless the runtime is open."""
+        if self._state != "open":
+            hint = "enter it with `async with Runtime(...) as runtime:` first" if self._state == "new" else "it takes no more work"
+            raise RuntimeClosed(f"the runtime is {self._state}: {hint}")
+
+    # Actors.
+
+    async def open(self, session_id: str, kind: Any, *, create: bool = True, **seed: Any) -> Any:
+        """The handle of an actor, which is brought into memory, or made.
+
+        :param kind: an `AgentSpec`, an `Agent`, or any other `ActorKind`.
+        :param create: False raises `UnknownSession` where there is none.
+        :param seed: what the kind takes for a new actor, such as ``messages=[...]``; `SessionExists` when it is not new.
+        """
+        self.refuse_if_closed()
+        cell = self.cell(check_session_id(session_id), self._kind(kind))
+        if cell.actor is None:
+            await self._activate(cell, create, seed)
+        elif seed:
+            raise SessionExists(f"{session_id!r} exists already; {', '.join(seed)} can only be given for a new one")
+        return cell.kind.handle(cell)
+
+    def find(self, session_id: str) -> Any:
+        """The handle of an actor in this runtime's memory, None when there is none of this id."""
+        cell = self._cells.get(session_id)
+        return None if cell is None else cell.kind.handle(cell)
+
+    async def list_sessions(self) -> AsyncIterator[SessionInfo]:
+        """Every session the runtime or its journal knows, by id."""
+        seen = dict(self._cells)
+        for cell in sorted(seen.values(), key=lambda cell: cell.id):
+            status: Literal["idle", "busy", "quarantined"] = "quarantined" if cell.reason is not None else "busy" if cell.busy else "idle"
+            yield SessionInfo(cell.id, cell.kind.name, status, len(cell.mailbox))
+        async for session_id in self.journal.actors():
+            if session_id not in seen:
+                yield SessionInfo(session_id, None, "passivated", 0)
+
+    def statistics(self) -> RuntimeStatistics:
+        """A frozen record of what the runtime holds now."""
+        cells = self._cells.values()
+        return RuntimeStatistics(
+            known=len(self._cells),
+            resident=sum(cell.actor is not None for cell in cells),
+            busy=sum(cell.busy for cell in cells),
+            quarantined=sum(cell.reason is not None for cell in cells),
+            restarts=sum(cell.restarts for cell in cells),
+            events=self.events.statistics(),
+            journal=self.journal.statistics(),
+        )
+
+    # Events.
+
+    def add_handler(
+        self,
+        callback: Callable[[Any], Any],
+        kinds: Iterable[type[Event]] | None = None,
+        sessions: str = "*",
+        *,
+        on_error: OnError = "report",
+        timeout: float | None = 5,
+    ) -> Handler:
+        """Call `callback(event)` in line with events of every session that matches; see `Channel.add_handler`."""
+        return self.events.add_handler(callback, kinds, sessions, on_error=on_error, timeout=timeout)
+
+    # For kinds.
+
+    def cell(self, actor_id: str, kind: ActorKind, journal: Journal | None = None) -> Cell:
+        """The cell of this id, made if need be; with a `journal` of its own where the kind keeps one."""
+        cell = self._cells.get(actor_id)
+        if cell is None:
+            cell = self._cells[actor_id] = Cell(self, actor_id, kind, journal or self.journal, self.events.publisher(actor_id))
+        return cell
+
+    def known(self, actor_id: str) -> Cell | None:
+        """The cell of this id, None when there is none."""
+        return self._cells.get(actor_id)
+
+    def release(self, cell: Cell) -> None:
+        """Forget an idle cell; whoever opens its id next gets a new one."""
+        if self._cells.get(cell.id) is cell and not cell.busy:
+            del self._cells[cell.id]
+            self.events.forget(cell.id)
+
+    def resource(self, key: Any, make: Callable[[], T]) -> T:
+        """Something the actors of a kind share in this runtime, made on first use and gone with the runtime."""
+        found = self.resources.get(key)
+        if found is None:
+            found = self.resources[key] = make()
+        return found  # type: ignore[no-any-return]
+
+    def start(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Run something that belongs to the runtime beside its actors, under its tree and in a clean context. Its failure closes the runtime."""
+        contextvars.Context().run(self._tasks.start_soon, work, *arguments)
+
+    async def _activate(self, cell: Cell, create: bool, seed: dict[str, Any]) -> None:
+        try:
+            await cell.activate(create=create, **seed)
+        finally:
+            if cell.actor is None and not cell.restarts:
+                self.release(cell)
+
+    async def _resident(self, session_id: str) -> tuple[Publisher, Callable[[], Event]]:
+        self.refuse_if_closed()
+        cell = self._cells.get(session_id)
+        if cell is None:
+            raise InvalidOption(f"no session {session_id!r} is open in this runtime; open it before subscribing after a cursor")
+        actor = await cell.activate()
+        return cell.publisher, actor.snapshot
+
+    def _kind(self, kind: Any) -> ActorKind:
+        made = getattr(kind, "actor_kind", None)
+        if made is not None:
+            kind = made()
+        if not all(hasattr(kind, name) for name in ("name", "mailbox", "activate", "handle")):
+            raise InvalidOption(f"an actor's kind is an AgentSpec, an Agent, or an object with name, mailbox, activate and handle, not {kind!r:.200}")
+        return kind  # type: ignore[no-any-return]
