@@ -6,10 +6,9 @@ the view: `MessageAdded` and `ViewChanged` say all that ever happens to it.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
-from typing_extensions import Self
 
 from ropewalk.actors.messages import Block, Message
 from ropewalk.runtime.event import Event, Gap, HandlerFailed, StepRestarted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from ropewalk.runtime.errors import InvalidOption
@@ -9,12 +11,12 @@ from ropewalk.runtime.errors import InvalidOption
 __all__ = ["Limits"]
 
 
-def _count(instance: object, attribute: attrs.Attribute[int | None], value: object) -> None:
+def _count(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and (type(value) is not int or value < 1):
         raise InvalidOption(f"Limits.{attribute.name} is a whole number of at least 1, or None for no limit, not {value!r}")
 
 
-def _seconds(instance: object, attribute: attrs.Attribute[float | None], value: object) -> None:
+def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
         raise InvalidOption(f"Limits.{attribute.name} is a number of seconds above 0, or None for no limit, not {value!r}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -39,20 +39,66 @@ class Trace:
         return f"<Trace {self.name} of turn {self.turn_id}, {self.end_time - self.start_time:.3f} s>"
 
 
-@attrs.frozen
 class EventLoopMetrics:
     """A session's accounts up to the turn that gave them out; a later turn does not change them.
 
     `cycle_durations` (seconds) and `traces` are those of the last 256 cycles, the rest are totals for ever.
-    `accumulated_usage` holds `inputTokens`, `outputTokens`, `totalTokens`; `accumulated_metrics` holds `latencyMs`.
+    `accumulated_usage` holds `inputTokens`, `outputTokens`, `totalTokens`; `accumulated_metrics` holds `latencyMs`;
+    `tool_metrics` a `ToolMetrics` for each tool by name. What is read is made when it is read: most results are not asked.
     """
 
-    cycle_count: int = 0
-    tool_metrics: dict[str, ToolMetrics] = attrs.field(factory=dict[str, ToolMetrics])
-    cycle_durations: list[float] = attrs.field(factory=list[float])
-    traces: list[Trace] = attrs.field(factory=list[Trace])
-    accumulated_usage: dict[str, int] = attrs.field(factory=lambda: {"inputTokens": 0, "outputTokens": 0, "totalTokens": 0})
-    accumulated_metrics: dict[str, int] = attrs.field(factory=lambda: {"latencyMs": 0})
+    __slots__ = ("_cycles", "_latency", "_tools", "_until", "_usage", "cycle_count")
+
+    def __init__(
+        self,
+        cycle_count: int = 0,
+        tools: Mapping[str, ToolMetrics] | None = None,
+        cycles: Sequence[tuple[Trace, float]] = (),
+        until: int = 0,
+        usage: tuple[int, int, int] = (0, 0, 0),
+        latency: int = 0,
+    ) -> None:
+        self.cycle_count = cycle_count
+        self._tools = tools
+        self._cycles = cycles  # grows at its end as the session goes on; ours are those before `until`
+        self._until = until
+        self._usage = usage
+        self._latency = latency
+
+    @property
+    def tool_metrics(self) -> dict[str, ToolMetrics]:
+        return dict(self._tools or {})
+
+    @property
+    def cycle_durations(self) -> list[float]:
+        return [seconds for _, seconds in self._recent()]
+
+    @property
+    def traces(self) -> list[Trace]:
+        return [trace for trace, _ in self._recent()]
+
+    @property
+    def accumulated_usage(self) -> dict[str, int]:
+        read, written, total = self._usage
+        return {"inputTokens": read, "outputTokens": written, "totalTokens": total}
+
+    @property
+    def accumulated_metrics(self) -> dict[str, int]:
+        return {"latencyMs": self._latency}
+
+    def _recent(self) -> Sequence[tuple[Trace, float]]:
+        return self._cycles[max(0, self._until - CYCLES_IN_FULL) : self._until]
+
+    def __repr__(self) -> str:
+        return (
+            f"EventLoopMetrics(cycle_count={self.cycle_count!r}, tool_metrics={self.tool_metrics!r}, cycle_durations={self.cycle_durations!r}, "
+            f"traces={self.traces!r}, accumulated_usage={self.accumulated_usage!r}, accumulated_metrics={self.accumulated_metrics!r})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EventLoopMetrics) and repr(self) == repr(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @attrs.frozen
@@ -76,12 +122,11 @@ class AgentResult:
 class MetricsLedger:
     """A session's accounts as they are kept: totals, and the last 256 cycles in full."""
 
-    __slots__ = ("_cycle_count", "_durations", "_latency", "_tools", "_traces", "_usage")
+    __slots__ = ("_cycle_count", "_cycles", "_latency", "_tools", "_usage")
 
     def __init__(self, cycles: int = 0, usage: tuple[int, int, int] = (0, 0, 0)) -> None:
         self._cycle_count = cycles
-        self._durations: tuple[float, ...] = ()
-        self._traces: tuple[Trace, ...] = ()
+        self._cycles: list[tuple[Trace, float]] = []
         self._tools: dict[str, ToolMetrics] | None = None
         self._usage = usage
         self._latency = 0
@@ -89,26 +134,20 @@ class MetricsLedger:
     def cycle(self, trace: Trace, seconds: float, usage: tuple[int, int, int], latency: int) -> None:
         """Account for one model call and its tools."""
         self._cycle_count += 1
-        self._durations = (*self._durations[-CYCLES_IN_FULL + 1 :], seconds)
-        self._traces = (*self._traces[-CYCLES_IN_FULL + 1 :], trace)
+        if len(self._cycles) >= 2 * CYCLES_IN_FULL:
+            # A new list: snapshots hold on to the old one, which nothing changes any more.
+            self._cycles = self._cycles[-CYCLES_IN_FULL:]
+        self._cycles.append((trace, seconds))
         read, written, total = self._usage
         self._usage = (read + usage[0], written + usage[1], total + usage[2])
         self._latency += latency
 
     def tool(self, name: str, succeeded: bool, seconds: float) -> None:
         """Account for one tool call."""
-        tools = self._tools = self._tools if self._tools is not None else {}
-        old = tools.get(name) or ToolMetrics(name)
-        tools[name] = ToolMetrics(name, old.call_count + 1, old.success_count + succeeded, old.error_count + (not succeeded), old.total_time + seconds)
+        old = (self._tools or {}).get(name) or ToolMetrics(name)
+        new = ToolMetrics(name, old.call_count + 1, old.success_count + succeeded, old.error_count + (not succeeded), old.total_time + seconds)
+        self._tools = {**(self._tools or {}), name: new}
 
     def snapshot(self) -> EventLoopMetrics:
         """The accounts as they stand, which nothing changes afterwards."""
-        read, written, total = self._usage
-        return EventLoopMetrics(
-            self._cycle_count,
-            dict(self._tools) if self._tools is not None else {},
-            list(self._durations),
-            list(self._traces),
-            {"inputTokens": read, "outputTokens": written, "totalTokens": total},
-            {"latencyMs": self._latency},
-        )
+        return EventLoopMetrics(self._cycle_count, self._tools, self._cycles, len(self._cycles), self._usage, self._latency)

@@ -27,8 +27,9 @@ WHEN_BUSY: tuple[WhenBusy, ...] = ("queue", "reject")
 
 def check_when_busy(value: object) -> WhenBusy:
     """The policy itself; raises `InvalidOption` when it is none."""
-    if value in WHEN_BUSY:
-        return value  # type: ignore[return-value]
+    for policy in WHEN_BUSY:
+        if policy == value:
+            return policy
     raise InvalidOption(f"when_busy is one of {', '.join(map(repr, WHEN_BUSY))}, not {value!r:.200}")
 
 
@@ -54,6 +55,10 @@ def _ladder(value: Sequence[str]) -> tuple[str, ...]:
         if rung not in RUNGS:
             raise InvalidOption(f"a rung of the ladder is one of {', '.join(map(repr, RUNGS))}, not {rung!r:.200}")
     return tuple(value)
+
+
+def _registry(value: ToolRegistry | Iterable[Any] | None) -> ToolRegistry:
+    return value if isinstance(value, ToolRegistry) else ToolRegistry(value or ())
 
 
 def _bound(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -84,7 +89,7 @@ class AgentSpec:
 
     name: str = attrs.field(default="agent", validator=_text)
     model: Model = attrs.field(default=None, converter=resolve)
-    tools: ToolRegistry = attrs.field(factory=ToolRegistry, converter=lambda tools: tools if isinstance(tools, ToolRegistry) else ToolRegistry(tools or ()))
+    tools: ToolRegistry = attrs.field(factory=ToolRegistry, converter=_registry)
     system_prompt: str | None = attrs.field(default=None, validator=_text)
     conversation_manager: ConversationManager = attrs.field(default=None, converter=_manager)
     handlers: tuple[Callable[[Any], Any], ...] = attrs.field(default=(), converter=_handlers)

@@ -8,6 +8,7 @@ transcript (everything ever said) is the other fold over the same records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import is_
 from typing import Any
 
 import msgspec
@@ -71,7 +72,12 @@ class View:
         self.messages.append(entry.message)
 
     def apply(self, edit: Edit) -> None:
-        """Carry an edit out. What changes only the tail costs only the tail."""
+        """Carry an edit out. What changes only the tail costs only the tail, what only takes the oldest away only those."""
+        count = len(edit.removed)
+        if not edit.inserted and edit.removed == tuple(entry.number for entry in self.entries[:count]):
+            del self.entries[:count]
+            del self.messages[:count]
+            return
         start = self._first_touched(edit)
         kept: dict[int, Entry] = {entry.number: entry for entry in self.entries[start:]}
         for number in edit.removed:

@@ -10,18 +10,18 @@ cells have none of their own.
 from __future__ import annotations
 
 import contextvars
-import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import structlog
 
-from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, WouldDeadlock
+from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
-from ropewalk.runtime.supervision import Failure, RestartLedger, attempt
+from ropewalk.runtime.supervision import Failure, RestartLedger, attempt, stepwise
 
 if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from ropewalk.runtime.journal import Journal
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "messages_around", "refuse_deadlock"]
+__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock"]
+
+BREATH = 64
+"""After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
 
 log = structlog.get_logger("ropewalk")
 
@@ -85,58 +88,74 @@ class Envelope:
 
     __slots__ = ("awaited", "body", "context", "outcome")
 
-    def __init__(self, body: Any, *, awaited: bool = True) -> None:
+    def __init__(self, body: Any, *, awaited: bool = True, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
         self.body = body
         self.awaited = awaited
         self.context: contextvars.Context | None = contextvars.copy_context()
-        self.outcome: Outcome[Any] = Outcome()
+        self.outcome: Outcome[Any] = Outcome(new_event)
 
 
-_working: contextvars.ContextVar[tuple[tuple[Cell, Envelope], ...]] = contextvars.ContextVar("ropewalk_working", default=())
-"""The messages being handled around this code, outermost first: whoever waits for one of their cells waits for itself."""
+_working: contextvars.ContextVar[tuple[tuple[Cell, Envelope | anyio.Event], ...]] = contextvars.ContextVar("ropewalk_working", default=())
+"""What this code is part of, outermost first: messages being handled, and activations (named by the event of their end)."""
 
 
 def messages_around() -> tuple[tuple[Cell, Envelope], ...]:
     """The messages whose handling the calling code is part of, each with its cell, outermost first."""
-    return _working.get()
+    return tuple((cell, part) for cell, part in _working.get() if isinstance(part, Envelope))
+
+
+def is_work_of(runtime: Runtime) -> bool:
+    """Whether the calling code is part of something an actor of this runtime does now."""
+    return any(cell.runtime is runtime and cell.does(part) for cell, part in _working.get())
 
 
 def refuse_deadlock(cell: Cell) -> None:
-    """Raise `WouldDeadlock` when the calling code is part of the message `cell` handles now and so must not wait for its next."""
-    for working, envelope in _working.get():
-        if working is cell and cell.current is envelope:
-            raise WouldDeadlock(
-                f"this code is part of the turn that {cell.id!r} works on, so waiting for its next one would wait for ever; use submit(), which does not wait, or another session"
-            )
+    """Raise `WouldDeadlock` when `cell` cannot get to its next message before the calling code is done.
 
-
-@types.coroutine
-def _within(context: contextvars.Context, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Await a coroutine with every step of it run in `context`: a parked worker lends its task, never its context variables."""
-    run = context.run
-    try:
-        yielded = run(coroutine.send, None)
-        while True:
-            try:
-                received = yield yielded
-            except GeneratorExit:
-                run(coroutine.close)
-                raise
-            except BaseException as error:  # thrown on into the coroutine, which is whose it is: cancellation too
-                yielded = run(coroutine.throw, error)
-            else:
-                yielded = run(coroutine.send, received)
-    except StopIteration as stop:
-        return stop.value
+    So it is when the code is part of what the cell does now, or when what the cell does now waits, perhaps through others,
+    for a cell that the code is part of.
+    """
+    if not (around := _working.get()):
+        return
+    held: set[Cell] = set()
+    found = [working for working, part in around if working.does(part)]
+    while found:
+        holding = found.pop()
+        if holding not in held:
+            held.add(holding)
+            found.extend(holding.waiting_cells())
+    if cell in held:
+        raise WouldDeadlock(
+            f"this code is part of the turn that {cell.id!r} works on or waits for, so waiting for its next one would wait for ever; "
+            "use submit(), which does not wait, or another session"
+        )
 
 
 class Cell:
     """One actor's place in a runtime. Made by the runtime only.
 
-    `actor` is the incarnation, None while there is none; `current` the message being handled; `reason` why it is quarantined.
+    `actor` is the incarnation, None while there is none; `current` the message being handled; `reason` why it is quarantined;
+    `kept` whether somebody may hold a handle, so that the cell must stay the one of its id.
     """
 
-    __slots__ = ("_activating", "_ledger", "actor", "busy", "current", "id", "journal", "kind", "mailbox", "publisher", "reason", "restarts", "runtime")
+    __slots__ = (
+        "_activating",
+        "_idle",
+        "_ledger",
+        "_openers",
+        "actor",
+        "busy",
+        "current",
+        "id",
+        "journal",
+        "kept",
+        "kind",
+        "mailbox",
+        "publisher",
+        "reason",
+        "restarts",
+        "runtime",
+    )
 
     def __init__(self, runtime: Runtime, actor_id: str, kind: ActorKind, journal: Journal, publisher: Publisher) -> None:
         self.runtime = runtime
@@ -150,13 +169,41 @@ class Cell:
         self.current: Envelope | None = None
         self.reason: str | None = None
         self.restarts = 0
+        self.kept = False
         self._ledger: RestartLedger | None = None
         self._activating: anyio.Event | None = None
+        self._idle: anyio.Event | None = None
+        self._openers = 0
 
     @property
     def clock(self) -> Clock:
         """Where the actor gets time, randomness and ids from."""
         return self.runtime.clock
+
+    @property
+    def activating(self) -> bool:
+        """Whether an incarnation is being made, or somebody is about to make one."""
+        return self._activating is not None or self._openers > 0
+
+    def does(self, part: Envelope | anyio.Event) -> bool:
+        """Whether this message is being handled now, or this activation under way."""
+        return part is self.current or part is self._activating
+
+    def waiting_cells(self) -> list[Cell]:
+        """The cells that cannot go on before this one has handled what waits in its mailbox."""
+        return [
+            cell
+            for envelope in self.mailbox.waiting()
+            if envelope.awaited and envelope.context is not None
+            for cell, part in envelope.context.get(_working, ())
+            if cell.does(part)
+        ]
+
+    async def publish(self, kind: type[Event], *fields: Any) -> None:
+        """Publish an event of the actor's, outside any turn; returns when all handlers are done with it."""
+        pending = self.publisher.publish(kind, None, None, *fields)
+        if pending is not None:
+            await pending
 
     def post(self, envelope: Envelope) -> None:
         """Put a message into the mailbox and see to it that it is handled.
@@ -175,24 +222,35 @@ class Cell:
         """Raise `RuntimeClosed` or `Quarantined` when no message can be taken."""
         self.runtime.refuse_if_closed()
         if self.reason is not None:
-            raise Quarantined(f"{self.id!r} failed more than {self.runtime.restart.max_restarts} times in {self.runtime.restart.within:g} s and takes no work: {self.reason}")
+            policy = self.runtime.restart
+            raise Quarantined(f"{self.id!r} failed more than {policy.max_restarts} times in {policy.within:g} s and takes no work: {self.reason}")
+
+    def revive(self) -> None:
+        """End a quarantine: the next message is handled by a new incarnation, and earlier failures are forgotten."""
+        self.reason = None
+        self._ledger = None
 
     async def activate(self, *, create: bool = True, **seed: Any) -> Actor:
-        """The incarnation there is, else one made from the journal now. Several callers share one activation."""
+        """The incarnation there is, else one made from the journal now. Several callers share one activation.
+
+        Raises `SessionExists` when there is one and a `seed` was given, and whatever `ActorKind.activate` raises.
+        """
         while self.actor is None:
-            if self._activating is not None:
-                await self._activating.wait()
-                continue
-            self._activating = done = anyio.Event()
+            if self._activating is None:
+                return await self._make(create, seed)
+            refuse_deadlock(self)
+            self._openers += 1
             try:
-                self.actor = await self.kind.activate(self, create=create, **seed)
+                await self._activating.wait()
             finally:
-                self._activating = None
-                done.set()
+                self._openers -= 1
+        if seed:
+            raise SessionExists(f"{self.id!r} exists already; {', '.join(seed)} can only be given for a new one")
         return self.actor
 
     async def work(self) -> None:
         """Handle what waits in the mailbox until nothing does. Called by a worker; one at a time."""
+        handled = 0
         try:
             while (envelope := self.mailbox.take()) is not None:
                 self.current = envelope
@@ -200,19 +258,31 @@ class Cell:
                 self.current = None
                 if type(outcome) is not Failure:
                     envelope.outcome.settle(outcome)
-                elif isinstance(outcome.error, Refused):
-                    envelope.outcome.fail(outcome.error)
                 else:
                     envelope.outcome.fail(outcome.error)
-                    del envelope
-                    await self._failed(outcome.error)
-                outcome = envelope = None  # type: ignore[assignment]  # a waiting cell keeps no message alive
-        except anyio.get_cancelled_exc_class():
+                    if not isinstance(outcome.error, Refused):
+                        del envelope
+                        await self._failed(outcome.error)
+                outcome = envelope = None  # a waiting cell keeps no message alive
+                handled += 1
+                if not handled % BREATH:
+                    await anyio.lowlevel.checkpoint()
+        except BaseException:  # whatever ends a worker must not leave an asker waiting
             self.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
             raise
         finally:
             self.busy = False
             self.current = None
+            if self._idle is not None:
+                self._idle.set()
+                self._idle = None
+
+    async def wait_idle(self) -> None:
+        """Return when no message is being handled and none waits."""
+        while self.busy:
+            if self._idle is None:
+                self._idle = anyio.Event()
+            await self._idle.wait()
 
     def drop_waiting(self, error: Exception) -> None:
         """Give every waiting message, and the one being handled, this error as its outcome."""
@@ -221,18 +291,38 @@ class Cell:
         while (envelope := self.mailbox.take()) is not None:
             envelope.outcome.fail(error)
 
+    async def _make(self, create: bool, seed: dict[str, Any]) -> Actor:
+        self._activating = done = anyio.Event()
+        outer = _working.set((*_working.get(), (self, done)))
+        try:
+            self.actor = await self.kind.activate(self, create=create, **seed)
+        finally:
+            _working.reset(outer)
+            self._activating = None
+            done.set()
+        return self.actor
+
     async def _handle(self, envelope: Envelope) -> Any:
-        actor = self.actor
-        if actor is None:
-            actor = await self.activate()
         context = envelope.context
         if context is None:
             context = contextvars.Context()
         else:
             envelope.context = None  # the context may hold the asker's whole world; let it go when the message is done
-        outer = context.get(_working, ()) if envelope.awaited else ()
-        context.run(_working.set, (*outer, (self, envelope)))
-        return await _within(context, actor.receive(envelope))
+        around = context.get(_working, ()) if envelope.awaited else ()
+        actor = self.actor
+        if actor is None:
+            actor = await self._activate_within(around)
+        context.run(_working.set, (*around, (self, envelope)))
+        # A parked worker lends its task, never its context variables.
+        return await stepwise(context.run, actor.receive(envelope))
+
+    async def _activate_within(self, around: tuple[tuple[Cell, Envelope | anyio.Event], ...]) -> Actor:
+        """Activate for a message, which waits meanwhile: so does whoever waits for it, and nothing else of theirs comes in here."""
+        outer = _working.set(around)
+        try:
+            return await self.activate()
+        finally:
+            _working.reset(outer)
 
     async def _failed(self, error: Exception) -> None:
         """End the incarnation; a fault of its own counts against its restart policy, a fault of the journal does not."""
@@ -259,10 +349,11 @@ class WorkerPool:
     :param parked: how many may wait for work; the others end when they have none.
     """
 
-    __slots__ = ("_all_idle", "_idle", "_parked", "_tasks", "working")
+    __slots__ = ("_all_idle", "_idle", "_new_event", "_parked", "_tasks", "working")
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, parked: int) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, parked: int, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
         self._tasks = tasks
+        self._new_event = new_event
         self._parked = parked
         self._idle: list[_Parked] = []
         self.working: dict[Cell, None] = {}
@@ -278,16 +369,19 @@ class WorkerPool:
     def give(self, cell: Cell) -> None:
         """Have the cell worked for, by a parked worker if there is one."""
         self.working[cell] = None
-        if self._idle:
+        while self._idle:
             parked = self._idle.pop()
-            parked.cell = cell
-            parked.event.set()
-        else:
-            # A clean context: a worker must not carry the context variables of whoever made the first message come.
-            contextvars.Context().run(self._tasks.start_soon, self._work, cell)
+            if not parked.gone:
+                parked.cell = cell
+                parked.event.set()
+                return
+        # A clean context: a worker must not carry the context variables of whoever made the first message come.
+        contextvars.Context().run(self._tasks.start_soon, self._work, cell)
 
-    async def _work(self, cell: Cell) -> None:
-        while True:
+    async def _work(self, first: Cell) -> None:
+        cell: Cell | None = first
+        del first
+        while cell is not None:
             try:
                 await cell.work()
             finally:
@@ -296,18 +390,25 @@ class WorkerPool:
                     self._all_idle.set()
                     self._all_idle = None
             del cell
-            if len(self._idle) >= self._parked:
-                return
-            place = _Parked()
-            self._idle.append(place)
+            cell = await self._next()
+
+    async def _next(self) -> Cell | None:
+        """Park until there is a cell to work for; None when enough are parked already."""
+        if len(self._idle) >= self._parked:
+            return None
+        place = _Parked(self._new_event())
+        self._idle.append(place)
+        try:
             await place.event.wait()
-            assert place.cell is not None
-            cell = place.cell
+        finally:
+            place.gone = True  # one that was cancelled here must not be given a cell
+        return place.cell
 
 
 class _Parked:
-    __slots__ = ("cell", "event")
+    __slots__ = ("cell", "event", "gone")
 
-    def __init__(self) -> None:
+    def __init__(self, event: anyio.Event) -> None:
         self.cell: Cell | None = None
-        self.event = anyio.Event()
+        self.event = event
+        self.gone = False

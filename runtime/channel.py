@@ -9,21 +9,22 @@ a listener comes or goes.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import inspect
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, Protocol, TypeAlias
 
 import anyio
 import attrs
 import structlog
 
-from ropewalk.runtime.clock import Clock, stopwatch
-from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError
+from ropewalk.runtime.clock import Clock
+from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
 from ropewalk.runtime.subscription import ReaderOverflow, Subscription
-from ropewalk.runtime.supervision import Failure, attempt, contain
+from ropewalk.runtime.supervision import Failure, attempt, contain, stepwise
 
 __all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher"]
 
@@ -54,8 +55,9 @@ class Listener(Protocol):
 
 @attrs.frozen
 class _Place:
-    """A listener and the sessions it listens to: one id, or a pattern."""
+    """A listener and the sessions it listens to: one id, or those that match. `number` grows with each that is added."""
 
+    number: int
     listener: Listener
     session_id: str | None
     matches: Callable[[str], object]
@@ -64,26 +66,35 @@ class _Place:
 class Handler:
     """A callback called in line with each event it wants. Made by `Channel.add_handler`; `remove` ends it."""
 
-    __slots__ = ("_remove", "callback", "kinds", "name", "on_error", "timeout")
+    __slots__ = ("_remove", "_stopwatch", "callback", "kinds", "name", "on_error", "removed", "timeout")
 
     def __init__(
-        self, callback: Callable[[Any], Any], kinds: frozenset[type[Event]] | None, on_error: OnError, timeout: float | None, remove: Callable[[Handler], None]
+        self,
+        callback: Callable[[Any], Any],
+        kinds: frozenset[type[Event]] | None,
+        on_error: OnError,
+        timeout: float | None,
+        remove: Callable[[Handler], None],
+        stopwatch: Callable[[], float],
     ) -> None:
         if not callable(callback):
             raise InvalidHandler(f"a handler is called with each event; {callback!r} is not callable, give a function or an object with __call__")
         if on_error not in ("report", "fail_turn"):
             raise InvalidOption(f"on_error is 'report' or 'fail_turn', not {on_error!r}")
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise InvalidOption(f"a handler's timeout is a number of seconds above 0, or None, not {timeout!r}")
         self.callback = callback
         self.kinds = kinds
         self.on_error: OnError = on_error
         self.timeout = timeout
         self.name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
+        self.removed = False
         self._remove = remove
+        self._stopwatch = stopwatch
 
     def remove(self) -> None:
-        """Call it no more; removing twice does nothing."""
+        """Call it no more, not even with an event that is on its way; removing twice does nothing."""
+        self.removed = True
         self._remove(self)
 
     def wants(self, kind: type[Event]) -> bool:
@@ -92,22 +103,40 @@ class Handler:
 
     def offer(self, event: Event) -> Any:
         """Call the callback; what it returns or raises (as a `Failure`) is for the publisher to deal with."""
-        started = stopwatch()
+        if self.removed:
+            return None
+        started = self._stopwatch()
         result = contain(self.callback, event)
-        took = stopwatch() - started
-        if took > BLOCKING_SECONDS:
-            log.warning("handler_blocked_the_loop", handler=self.name, session_id=event.session_id, seconds=round(took, 3))
+        if (took := self._stopwatch() - started) > BLOCKING_SECONDS:
+            self._warn(event.session_id, took)
         return result
 
-    async def settle(self, result: Awaitable[Any]) -> Failure | None:
+    async def settle(self, session_id: str, result: Awaitable[Any]) -> Failure | None:
         """Await what the callback returned, for `timeout` seconds at most."""
+        coroutine = result if inspect.iscoroutine(result) else _awaited(result)
+        watched = stepwise(functools.partial(self._step, session_id), coroutine)
         outcome: Any = Failure(TimeoutError(f"handler {self.name} took longer than {self.timeout} s"))
         if self.timeout is None:
-            outcome = await attempt(result)
+            outcome = await attempt(watched)
         else:
             with anyio.move_on_after(self.timeout):
-                outcome = await attempt(result)
+                outcome = await attempt(watched)
         return outcome if isinstance(outcome, Failure) else None
+
+    def _step(self, session_id: str, step: Callable[[Any], Any], argument: Any) -> Any:
+        started = self._stopwatch()
+        try:
+            return step(argument)
+        finally:
+            if (took := self._stopwatch() - started) > BLOCKING_SECONDS:
+                self._warn(session_id, took)
+
+    def _warn(self, session_id: str, seconds: float) -> None:
+        log.warning("handler_blocked_the_loop", handler=self.name, session_id=session_id, seconds=round(seconds, 3))
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 class Publisher:
@@ -136,78 +165,90 @@ class Publisher:
             self.ring.clear()
 
     def wanted(self, kind: type[Event]) -> bool:
-        """Whether anybody would get an event of this kind."""
-        return bool(self._listeners(kind)) or any(stream.wants(kind) for stream in self.streams)
+        """Whether anybody would get an event of this kind, now or from the ring."""
+        return bool(self._listeners(kind)) or any(stream.wants(kind) for stream in self.streams) or (self.ring is not None and kind.numbered)
 
     def publish(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> Awaitable[None] | None:
         """Number an event and give it to its listeners. What comes back must be awaited before the next; None: all done."""
         if kind.numbered:
             self.seq += 1
-        if self._generation != self._channel.generation:
-            self._table = self._channel.table_for(self.session_id)
-            self._generation = self._channel.generation
-        listeners = self._table.get(kind)
+        listeners = self._table.get(kind) if self._generation == self._channel.generation else None
         if listeners is None:
-            listeners = self._channel.fill(self._table, kind)
-        if not listeners and not self.streams and self.ring is None:
-            return None
-        event = kind(self.session_id, self.epoch, self.seq, self._channel.clock.time(), turn_id, request_state, *fields)
-        if self.ring is not None and kind.numbered:
-            self.ring.append(event)
+            listeners = self._listeners(kind)
         if self.streams:
             listeners += tuple(stream for stream in self.streams if stream.wants(kind))
+        kept = self.ring is not None and kind.numbered
+        if not listeners and not kept:
+            return None
+        event = kind(self.session_id, self.epoch, self.seq, self._channel.clock.time(), turn_id, request_state, *fields)
+        if kept and self.ring is not None:
+            self.ring.append(event)
         for place, listener in enumerate(listeners):
             result = listener.offer(event)
             if result is not None:
                 return self._go_on(event, listeners, place, result)
         return None
 
-    async def _go_on(self, event: Event, listeners: tuple[Listener, ...], place: int, result: Any) -> None:
-        """Finish a delivery that one listener made wait or fail: first that listener, then those after it.
+    def look_up_again(self) -> None:
+        """Somebody came or went who listens to this session alone."""
+        self._generation = -1
 
-        A cancelled turn does not take the event from those who have not had it yet; they are given a moment of their own.
+    async def _go_on(self, event: Event, listeners: tuple[Listener, ...], place: int, result: Any) -> None:
+        """Finish a delivery that one listener made wait or fail: first that listener, then those after it, then tell of failures.
+
+        A cancelled turn does not take the event from those who have not had it yet: they share a moment in which they are
+        waited for, and after it still get the event, as far as they take it without waiting.
         """
+        failed: deque[tuple[Handler, Failure]] = deque()
         faults: list[Failure] = []
         rest = iter(listeners[place + 1 :])
         try:
-            await self._settle(event, listeners[place], result, faults)
-            await self._deliver(event, rest, faults)
+            await self._settle(listeners[place], result, failed)
+            for listener in rest:
+                await self._settle(listener, listener.offer(event), failed)
+            await self._report(event, failed, faults)
         except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-                await self._deliver(event, rest, faults)
+            ends = anyio.current_time() + CLOSING_SECONDS
+            for listener in rest:
+                with anyio.CancelScope(deadline=ends, shield=True):
+                    await self._settle(listener, listener.offer(event), failed)
+            with anyio.CancelScope(deadline=ends, shield=True):
+                await self._report(event, failed, faults)
             raise
         if faults:
             raise HandlerFault(f"a handler failed on {type(event).__name__} and was added to fail the turn") from faults[0].error
 
-    async def _deliver(self, event: Event, rest: Iterator[Listener], faults: list[Failure]) -> None:
-        for listener in rest:
-            result = listener.offer(event)
-            if result is not None:
-                await self._settle(event, listener, result, faults)
-
-    async def _settle(self, event: Event, listener: Listener, result: Any, faults: list[Failure]) -> None:
+    async def _settle(self, listener: Listener, result: Any, failed: deque[tuple[Handler, Failure]]) -> None:
         if not isinstance(listener, Handler):
-            await result
+            if result is not None:
+                await result
             return
         if inspect.isawaitable(result):
-            result = await listener.settle(result)
+            result = await listener.settle(self.session_id, result)
         if isinstance(result, Failure):
-            await self._report(event, listener, result)
-            if listener.on_error == "fail_turn":
-                faults.append(result)
+            failed.append((listener, result))
 
-    async def _report(self, event: Event, handler: Handler, failure: Failure) -> None:
-        log.warning("handler_failed", handler=handler.name, session_id=self.session_id, event_kind=type(event).__name__, error=type(failure.error).__name__)
-        if type(event) is not HandlerFailed:  # a handler of failures that fails must not be told of itself for ever
-            pending = self.publish(HandlerFailed, event.turn_id, event.request_state, handler.name, type(failure.error).__name__, type(event).__name__)
-            if pending is not None:
-                await pending
+    async def _report(self, event: Event, failed: deque[tuple[Handler, Failure]], faults: list[Failure]) -> None:
+        """Tell of failed handlers, after everybody has had the event they failed on: events keep their order."""
+        while failed:
+            handler, failure = failed.popleft()
+            error = type(failure.error).__name__
+            log.warning("handler_failed", handler=handler.name, session_id=self.session_id, event_kind=type(event).__name__, error=error)
+            if handler.on_error == "fail_turn":
+                faults.append(failure)
+            if type(event) is HandlerFailed:  # a handler of failures that fails must not be told of itself for ever
+                continue
+            pending = self.publish(HandlerFailed, event.turn_id, event.request_state, handler.name, error, type(event).__name__)
+            told = None if pending is None else await attempt(pending)
+            if isinstance(told, Failure):
+                faults.append(told)
 
     def _listeners(self, kind: type[Event]) -> tuple[Listener, ...]:
         if self._generation != self._channel.generation:
             self._table = self._channel.table_for(self.session_id)
             self._generation = self._channel.generation
-        return self._table.get(kind) or self._channel.fill(self._table, kind)
+        listeners = self._table.get(kind)
+        return self._channel.fill(self._table, kind) if listeners is None else listeners
 
 
 class Channel:
@@ -223,7 +264,12 @@ class Channel:
         self.generation = 0
         self._replay = replay
         self._resident = resident
-        self._places: dict[int, _Place] = {}
+        self._closed = False
+        self._added = 0
+        self._places: dict[Listener, _Place] = {}
+        # Listeners of one session are kept apart, so that thousands of them cost the other sessions nothing.
+        self._wide: dict[Listener, _Place] = {}
+        self._narrow: dict[str, dict[Listener, _Place]] = {}
         self._publishers: dict[str, Publisher] = {}
         self._tables: dict[tuple[int, ...], dict[type[Event], tuple[Listener, ...]]] = {}
 
@@ -256,7 +302,9 @@ class Channel:
         :param after: a cursor: go on after that event, from the ring where it reaches back so far, else from a `Snapshot`.
             One session only; ``"0:0"`` asks for a snapshot.
         """
-        exact = not any(letter in sessions for letter in "*?[")
+        if not isinstance(sessions, str):
+            raise InvalidOption(f"sessions is a session id, or a pattern with * and ?, not {sessions!r:.200}")
+        exact = not _is_pattern(sessions)
         if overflow == "wait" and not exact:
             raise ValueError("a subscription with overflow='wait' holds its session up, so it names one session, not a pattern")
         if after is not None and not exact:
@@ -264,6 +312,8 @@ class Channel:
         cursor = _parse_cursor(after) if after is not None else None
 
         async def enter(subscription: Subscription) -> None:
+            if self._closed:
+                raise RuntimeClosed("the runtime is closed: nothing will be published any more")
             if cursor is not None:
                 await self._catch_up(subscription, sessions, cursor)
             self._add(subscription, sessions)
@@ -285,25 +335,31 @@ class Channel:
         :param on_error: `report` publishes `HandlerFailed` and goes on; `fail_turn` also ends the turn failed.
         :param timeout: seconds an awaitable result may take.
         """
-        handler = Handler(callback, _kinds(kinds), on_error, timeout, self._remove)
+        handler = Handler(callback, _kinds(kinds), on_error, timeout, self._remove, self.clock.stopwatch)
         self._add(handler, sessions)
         return handler
 
     def statistics(self) -> ChannelStatistics:
         """A frozen record of who listens."""
-        handlers = sum(isinstance(place.listener, Handler) for place in self._places.values())
+        handlers = sum(isinstance(listener, Handler) for listener in self._places)
         return ChannelStatistics(handlers=handlers, subscriptions=len(self._places) - handlers)
 
     def close(self) -> None:
-        """End every subscription: readers get what is buffered, then their iteration ends."""
-        for place in list(self._places.values()):
-            if isinstance(place.listener, Subscription):
-                place.listener.close()
+        """End every subscription, for good: readers get what is buffered, then their iteration ends."""
+        self._closed = True
+        for listener in list(self._places):
+            if isinstance(listener, Subscription):
+                listener.close()
 
     def table_for(self, session_id: str) -> dict[type[Event], tuple[Listener, ...]]:
         """The table of who gets what in this session, shared with every session that has the same listeners."""
-        key = tuple(number for number, place in self._places.items() if place.matches(session_id))
-        return self._tables.setdefault(key, {Event: tuple(self._places[number].listener for number in key)})
+        places = [place for place in self._wide.values() if place.matches(session_id)]
+        own = self._narrow.get(session_id)
+        if own is not None:
+            places = sorted((*places, *own.values()), key=lambda place: place.number)
+            return {Event: tuple(place.listener for place in places)}
+        key = tuple(place.number for place in places)
+        return self._tables.setdefault(key, {Event: tuple(place.listener for place in places)})
 
     def fill(self, table: dict[type[Event], tuple[Listener, ...]], kind: type[Event]) -> tuple[Listener, ...]:
         """Work out, once, who of a table's listeners wants a kind. The key `Event` holds them all."""
@@ -311,43 +367,57 @@ class Channel:
         return listeners
 
     def _add(self, listener: Listener, sessions: str | Callable[[str], object]) -> None:
+        self._added += 1
         if not isinstance(sessions, str):
-            place = _Place(listener, None, sessions)
-        elif any(letter in sessions for letter in "*?["):
-            place = _Place(listener, None, re.compile(fnmatch.translate(sessions)).match)
+            if not callable(sessions):
+                raise InvalidOption(f"sessions is a session id, or a pattern with * and ?, not {sessions!r:.200}")
+            place = _Place(self._added, listener, None, sessions)
+        elif _is_pattern(sessions):
+            place = _Place(self._added, listener, None, re.compile(fnmatch.translate(sessions)).match)
         else:
-            place = _Place(listener, sessions, sessions.__eq__)
-        self._places[id(listener)] = place
+            place = _Place(self._added, listener, sessions, sessions.__eq__)
+        self._places[listener] = place
+        if place.session_id is None:
+            self._wide[listener] = place
+        else:
+            self._narrow.setdefault(place.session_id, {})[listener] = place
         self._changed(place)
 
     def _remove(self, listener: Listener) -> None:
-        place = self._places.pop(id(listener), None)
-        if place is not None:
-            self._changed(place)
+        place = self._places.pop(listener, None)
+        if place is None:
+            return
+        if place.session_id is None:
+            del self._wide[listener]
+        else:
+            own = self._narrow[place.session_id]
+            del own[listener]
+            if not own:
+                del self._narrow[place.session_id]
+        self._changed(place)
 
     def _changed(self, place: _Place) -> None:
         if place.session_id is None:
             self.generation += 1
             self._tables.clear()
-        else:
-            # Only one session is concerned: spare all others the look-up.
-            self._tables = {key: table for key, table in self._tables.items() if id(place.listener) not in key}
-            publisher = self._publishers.get(place.session_id)
-            if publisher is not None:
-                publisher._generation = -1
+        elif (publisher := self._publishers.get(place.session_id)) is not None:
+            publisher.look_up_again()
 
     async def _catch_up(self, subscription: Subscription, session_id: str, cursor: tuple[int, int]) -> None:
         publisher, snapshot = await self._resident(session_id)
         epoch, seq = cursor
         ring = publisher.ring
-        if epoch == publisher.epoch and seq == publisher.seq:
+        known = epoch == publisher.epoch and cursor != (0, 0)
+        if known and seq == publisher.seq:
             return
-        if ring and epoch == publisher.epoch and ring[0].seq <= seq + 1 <= publisher.seq:
-            for event in ring:
-                if event.seq > seq and subscription.wants(type(event)):
-                    subscription.offer(event)
+        if known and ring and ring[0].seq <= seq + 1 <= publisher.seq:
+            subscription.begin_with(event for event in ring if event.seq > seq and subscription.wants(type(event)))
         else:
-            subscription.offer(snapshot())
+            subscription.begin_with([snapshot()])
+
+
+def _is_pattern(sessions: str) -> bool:
+    return any(letter in sessions for letter in "*?[")
 
 
 def _kinds(kinds: Iterable[type[Event]] | None) -> frozenset[type[Event]] | None:

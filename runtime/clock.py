@@ -7,32 +7,32 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 import anyio
 
-__all__ = ["Clock", "stopwatch"]
-
-stopwatch = time.perf_counter
-"""Real seconds for measuring how long code kept the processor: never virtual, never compared with a deadline."""
+__all__ = ["Clock"]
 
 
 class Clock:
     """Wall time, the backend's own time, randomness and ids for one runtime.
 
+    `time` gives seconds since 1970, `random` a number in [0, 1). `monotonic` gives seconds on the running backend's clock,
+    the one its deadlines and sleeps are counted on. `stopwatch` gives seconds for measuring how long code kept
+    the processor: not virtual, and never compared with a deadline.
+
     :param seed: makes randomness and ids repeatable; None takes the system's entropy.
     """
 
-    __slots__ = ("_bits", "random", "time")
+    __slots__ = ("_bits", "monotonic", "random", "stopwatch", "time")
 
     def __init__(self, seed: int | None = None) -> None:
         source = random.Random(seed)
         self._bits = source.getrandbits
         self.random = source.random
         self.time = time.time
-
-    def monotonic(self) -> float:
-        """Seconds on the running backend's clock, the one its deadlines and sleeps are counted on."""
-        return anyio.current_time()
+        self.monotonic: Callable[[], float] = anyio.current_time
+        self.stopwatch = time.perf_counter
 
     def new_id(self) -> str:
         """Sixteen hexadecimal digits nobody has been given before."""

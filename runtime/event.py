@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
-from typing_extensions import Self
 
 __all__ = ["Event", "Gap", "HandlerFailed", "StepRestarted"]
 

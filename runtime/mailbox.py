@@ -23,7 +23,10 @@ Overflow: TypeAlias = Literal["reject", "drop_oldest"]
 
 @attrs.frozen
 class MailboxStatistics:
-    """What a mailbox has seen: messages `waiting` now, the `bound`, and how many were `accepted`, `refused`, `dropped`, `withdrawn` so far."""
+    """What a mailbox has seen, both lanes together: how many messages were `accepted`, `refused`, `dropped` for later ones, `withdrawn` so far.
+
+    `waiting` and `waiting_control` are there now, at most `bound` ordinary ones; whatever else was accepted has been handed out.
+    """
 
     waiting: int
     waiting_control: int
@@ -79,12 +82,15 @@ class Mailbox(Generic[M]):
 
     def put_control(self, message: M) -> None:
         """Take a message that is handled before every ordinary one; raises `MailboxFull`."""
+        accepted, refused, dropped, withdrawn = self._counts
         lane = self._control
         if lane is None:
             lane = self._control = deque()
         if len(lane) >= self.control_bound:
-            raise MailboxFull(f"{len(lane)} control messages wait already, which is the bound")
+            self._counts = (accepted, refused + 1, dropped, withdrawn)
+            raise MailboxFull(f"{len(lane)} control messages wait already, which is the bound; send again when some have been handled")
         lane.append(message)
+        self._counts = (accepted + 1, refused, dropped, withdrawn)
 
     def take(self) -> M | None:
         """The next message to handle, None when there is none."""
@@ -102,17 +108,13 @@ class Mailbox(Generic[M]):
 
     def withdraw(self, message: M) -> bool:
         """Take back a message that still waits; False when it is not here (any more)."""
-        for name in ("_ordinary", "_control"):
-            lane: deque[M] | None = getattr(self, name)
-            for place, waiting in enumerate(lane or ()):
-                if waiting is message:
-                    assert lane is not None
-                    del lane[place]
-                    if not lane:
-                        setattr(self, name, None)
-                    accepted, refused, dropped, withdrawn = self._counts
-                    self._counts = (accepted, refused, dropped, withdrawn + 1)
-                    return True
+        for lane in (self._ordinary, self._control):
+            if lane is not None and _remove(lane, message):
+                accepted, refused, dropped, withdrawn = self._counts
+                self._counts = (accepted, refused, dropped, withdrawn + 1)
+                self._ordinary = self._ordinary or None
+                self._control = self._control or None
+                return True
         return False
 
     def waiting(self) -> tuple[M, ...]:
@@ -131,3 +133,12 @@ class Mailbox(Generic[M]):
             dropped=dropped,
             withdrawn=withdrawn,
         )
+
+
+def _remove(lane: deque[M], message: M) -> bool:
+    """Take this very message, not one that equals it, out of a lane."""
+    for place, waiting in enumerate(lane):
+        if waiting is message:
+            del lane[place]
+            return True
+    return False

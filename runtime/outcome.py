@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import TracebackType
 from typing import Generic, TypeVar
 
 import anyio
@@ -18,14 +19,16 @@ class Outcome(Generic[T]):
     `then`, when set, is called once, in the moment the slot is filled.
     """
 
-    __slots__ = ("_event", "error", "settled", "then", "value")
+    __slots__ = ("_event", "_new_event", "_raised", "error", "settled", "then", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
+        self._new_event = new_event
         self.settled = False
         self.value: T | None = None
         self.error: BaseException | None = None
         self.then: Callable[[], None] | None = None
         self._event: anyio.Event | None = None
+        self._raised: TracebackType | None = None
 
     def settle(self, value: T) -> bool:
         """Give the value; False when an outcome was there already."""
@@ -40,6 +43,7 @@ class Outcome(Generic[T]):
         if self.settled:
             return False
         self.error = error
+        self._raised = error.__traceback__
         self._wake()
         return True
 
@@ -47,7 +51,7 @@ class Outcome(Generic[T]):
         """Return when there is an outcome, whatever it is."""
         if not self.settled:
             if self._event is None:
-                self._event = anyio.Event()
+                self._event = self._new_event()
             await self._event.wait()
 
     async def wait(self) -> T:
@@ -55,14 +59,15 @@ class Outcome(Generic[T]):
         if not self.settled:
             await self.wait_settled()
         if self.error is not None:
-            raise self.error
+            # Each raising would leave its frames on the error for the next one to carry.
+            raise self.error.with_traceback(self._raised)
         return self.value  # type: ignore[return-value]
 
     def _wake(self) -> None:
         self.settled = True
-        if self.then is not None:
-            self.then()
-            self.then = None
         if self._event is not None:
             self._event.set()
             self._event = None
+        then, self.then = self.then, None
+        if then is not None:
+            then()

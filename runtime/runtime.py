@@ -7,25 +7,28 @@ of an agent is one kind, a bank account can be another.
 from __future__ import annotations
 
 import contextvars
+import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
 import attrs
-from typing_extensions import Self
 
-from ropewalk.runtime.cell import ActorKind, Cell, WorkerPool
+from ropewalk.runtime.backend import ANY_BACKEND, running_backend
+from ropewalk.runtime.cell import ActorKind, Cell, WorkerPool, is_work_of
 from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnError, Publisher
 from ropewalk.runtime.clock import Clock
-from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists
+from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.journal import Journal, JournalStatistics, MemoryJournal
 from ropewalk.runtime.supervision import RestartPolicy, unwrap
 
-__all__ = ["Runtime", "RuntimeStatistics", "SessionInfo", "ShutdownReport", "SyncCalls", "check_session_id", "current_runtime"]
+__all__ = ["Runtime", "RuntimeStatistics", "SessionInfo", "ShutdownReport", "SyncCalls", "check_session_id", "current_runtime", "enclosing_runtime"]
 
 T = TypeVar("T")
 
@@ -38,6 +41,12 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9_:@-][A-Za-z0-9._:@-]{0,199}")
 
 current_runtime: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar("ropewalk_runtime", default=None)
 """The innermost runtime whose ``async with`` block this code stands in."""
+
+
+def enclosing_runtime() -> Runtime | None:
+    """The innermost runtime this code stands in, None where there is none that is open and whose event loop runs this code."""
+    runtime = current_runtime.get()
+    return runtime if runtime is not None and runtime.is_here else None
 
 
 def check_session_id(session_id: object) -> str:
@@ -72,7 +81,7 @@ class SessionInfo:
 
 @attrs.frozen
 class ShutdownReport:
-    """How closing went: the ids of the actors that did not finish within their grace and were cancelled, youngest first."""
+    """How closing went: the ids of the actors that did not finish within their grace and were cancelled, those that began last first."""
 
     cancelled: tuple[str, ...] = ()
 
@@ -89,7 +98,8 @@ class Runtime:
     :param workers: how many tasks may stay parked between two messages.
     :param grace: seconds the busy actors get to finish when the runtime closes; then they are cancelled.
 
-    Leaving the block first lets the mailboxes drain for `grace` seconds; leaving it with an exception cancels at once.
+    Leaving the block first lets the mailboxes drain for `grace` seconds: nothing is accepted from outside then, but actors
+    may still send to one another. Leaving it with an exception cancels at once. `report` says afterwards how it went.
     """
 
     def __init__(
@@ -107,10 +117,14 @@ class Runtime:
     ) -> None:
         if sync_calls not in ("thread", "inline"):
             raise InvalidOption(f"sync_calls is 'thread' or 'inline', not {sync_calls!r}")
-        if not grace >= 0:
+        if not (isinstance(grace, int | float) and grace >= 0):
             raise InvalidOption(f"grace is 0 or more seconds, not {grace!r}")
-        if isinstance(journal, str):
-            raise InvalidOption(f"journal={journal!r}: a path needs the SQLite journal, which this version does not have yet; leave it out to keep sessions in memory")
+        if type(workers) is not int or workers < 0:
+            raise InvalidOption(f"workers is how many tasks may stay parked, 0 or more, not {workers!r}")
+        if clock is not None and seed is not None:
+            raise InvalidOption("a clock has its own randomness: give a clock or a seed, not both")
+        if isinstance(journal, str | os.PathLike):
+            raise InvalidOption(f"journal={journal!r}: this version keeps sessions in memory only and takes no path; leave it out, or give a Journal object")
         self.journal: Journal = MemoryJournal() if journal is None else journal
         self.clock = clock or Clock(seed)
         self.restart = restart or RestartPolicy()
@@ -130,30 +144,52 @@ class Runtime:
         self._state: Literal["new", "open", "closing", "closed"] = "new"
         self._tasks: anyio.abc.TaskGroup
         self.workers: WorkerPool
+        self.backend = ANY_BACKEND
+        self._life: AbstractAsyncContextManager[None]
         self._outer: contextvars.Token[Runtime | None] | None = None
+        self._thread: int | None = None
 
     # Opening and closing.
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise RuntimeClosed("a Runtime is entered once; make a new one")
-        await self.journal.open()
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self.workers = WorkerPool(self._tasks, self._parked)
-        self._state = "open"
+        self._life = self._live()
+        await self._life.__aenter__()
         self._outer = current_runtime.set(self)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         if self._outer is not None:
             current_runtime.reset(self._outer)
-        self._state = "closing"
         try:
-            if error is None:
-                await self._drain()
-            self._tasks.cancel_scope.cancel()
-            await self._leave_tasks(kind, error, trace)
+            return bool(await self._life.__aexit__(kind, error, trace))
+        except BaseExceptionGroup as group:
+            # The only group there is: what the body raised, and what the tree reports, come wrapped in it.
+            failure = error if group.exceptions == (error,) else unwrap(group)
+        if failure is None or failure is error:
+            return False
+        raise failure
+
+    @asynccontextmanager
+    async def _live(self) -> AsyncGenerator[None]:
+        await self.journal.open()
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self.backend = running_backend()
+                self.clock.monotonic = self.backend.now
+                self.workers = WorkerPool(self._tasks, self._parked, self.backend.event)
+                self._state = "open"
+                self._thread = threading.get_ident()
+                try:
+                    yield
+                    self._state = "closing"
+                    with anyio.move_on_after(self._grace):
+                        await self.workers.wait_idle()
+                finally:
+                    self._state = "closing"
+                    self.report = ShutdownReport(cancelled=tuple(cell.id for cell in reversed(self.workers.working)))
+                    self._tasks.cancel_scope.cancel()
         finally:
             self._state = "closed"
             self.events.close()
@@ -162,27 +198,20 @@ class Runtime:
             self._cells.clear()
             with anyio.move_on_after(AFTER_CANCEL_SECONDS, shield=True):
                 await self.journal.close()
-        return False
 
-    async def _drain(self) -> None:
-        """Give the busy actors their grace, then cancel them, youngest first, and note who had to be."""
-        with anyio.move_on_after(self._grace):
-            await self.workers.wait_idle()
-        self.report = ShutdownReport(cancelled=tuple(cell.id for cell in reversed(self.workers.working)))
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes work."""
+        return self._state == "open"
 
-    async def _leave_tasks(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            await self._tasks.__aexit__(kind, error, trace)
-        except ExceptionGroup as group:
-            # The only group there is: the body's own error arrives wrapped beside what the tree reports.
-            cause = unwrap(group)
-            if cause is error:
-                return
-            raise cause from None
+    @property
+    def is_here(self) -> bool:
+        """Whether it is open and the calling code runs in its event loop: a worker thread of its own is not here."""
+        return self._state == "open" and self._thread == threading.get_ident()
 
     def refuse_if_closed(self) -> None:
-        """Raise `RuntimeClosed` unless the runtime is open."""
-        if self._state != "open":
+        """Raise `RuntimeClosed` unless the runtime is open, or is closing and the calling code is work it still waits for."""
+        if self._state != "open" and not (self._state == "closing" and is_work_of(self)):
             hint = "enter it with `async with Runtime(...) as runtime:` first" if self._state == "new" else "it takes no more work"
             raise RuntimeClosed(f"the runtime is {self._state}: {hint}")
 
@@ -196,17 +225,30 @@ class Runtime:
         :param seed: what the kind takes for a new actor, such as ``messages=[...]``; `SessionExists` when it is not new.
         """
         self.refuse_if_closed()
-        cell = self.cell(check_session_id(session_id), self._kind(kind))
-        if cell.actor is None:
-            await self._activate(cell, create, seed)
-        elif seed:
-            raise SessionExists(f"{session_id!r} exists already; {', '.join(seed)} can only be given for a new one")
+        kind = self._kind(kind)
+        cell = self._cell(check_session_id(session_id), kind)
+        if cell.kind.name != kind.name:
+            raise SessionExists(f"{session_id!r} is a {cell.kind.name!r} in this runtime and cannot be opened as a {kind.name!r}")
+        try:
+            await cell.activate(create=create, **seed)
+            cell.kept = True
+        finally:
+            if not cell.kept and not cell.activating:
+                self.release(cell)
+        self.refuse_if_closed()
         return cell.kind.handle(cell)
 
     def find(self, session_id: str) -> Any:
         """The handle of an actor in this runtime's memory, None when there is none of this id."""
         cell = self._cells.get(session_id)
-        return None if cell is None else cell.kind.handle(cell)
+        return cell.kind.handle(cell) if cell is not None and cell.kept else None
+
+    def revive(self, session_id: str) -> None:
+        """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""
+        cell = self._cells.get(session_id)
+        if cell is None:
+            raise UnknownSession(f"there is no session {session_id!r} in this runtime's memory")
+        cell.revive()
 
     async def list_sessions(self) -> AsyncIterator[SessionInfo]:
         """Every session the runtime or its journal knows, by id."""
@@ -249,9 +291,8 @@ class Runtime:
 
     def cell(self, actor_id: str, kind: ActorKind, journal: Journal | None = None) -> Cell:
         """The cell of this id, made if need be; with a `journal` of its own where the kind keeps one."""
-        cell = self._cells.get(actor_id)
-        if cell is None:
-            cell = self._cells[actor_id] = Cell(self, actor_id, kind, journal or self.journal, self.events.publisher(actor_id))
+        cell = self._cell(actor_id, kind, journal)
+        cell.kept = True
         return cell
 
     def known(self, actor_id: str) -> Cell | None:
@@ -269,18 +310,17 @@ class Runtime:
         found = self.resources.get(key)
         if found is None:
             found = self.resources[key] = make()
-        return found  # type: ignore[no-any-return]
+        return found
 
     def start(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Run something that belongs to the runtime beside its actors, under its tree and in a clean context. Its failure closes the runtime."""
         contextvars.Context().run(self._tasks.start_soon, work, *arguments)
 
-    async def _activate(self, cell: Cell, create: bool, seed: dict[str, Any]) -> None:
-        try:
-            await cell.activate(create=create, **seed)
-        finally:
-            if cell.actor is None and not cell.restarts:
-                self.release(cell)
+    def _cell(self, actor_id: str, kind: ActorKind, journal: Journal | None = None) -> Cell:
+        cell = self._cells.get(actor_id)
+        if cell is None:
+            cell = self._cells[actor_id] = Cell(self, actor_id, kind, journal or self.journal, self.events.publisher(actor_id))
+        return cell
 
     async def _resident(self, session_id: str) -> tuple[Publisher, Callable[[], Event]]:
         self.refuse_if_closed()

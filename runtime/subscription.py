@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import anyio
 import attrs
-from typing_extensions import Self
 
 from ropewalk.runtime.errors import InvalidOption, SlowReader
 from ropewalk.runtime.event import Event, Gap
@@ -38,7 +37,8 @@ class Subscription:
     """An async iterator over events, in the order each session published them. Made by `Channel.subscribe`.
 
     Only deltas and raw chunks are ever joined or dropped. A reader whose buffer is full of anything else is disconnected:
-    it gets what was buffered, then `SlowReader`.
+    it gets what was buffered, then `SlowReader`. The buffer holds at most `buffer` events; beside it stand what a late reader
+    begins with, `Gap` events, and, with policy `wait`, the one event that each cancelled turn was holding.
     """
 
     def __init__(
@@ -58,20 +58,25 @@ class Subscription:
         self.overflow = overflow
         self._enter = enter
         self._leave = leave
+        self._begin: deque[Event] = deque()
         self._events: deque[Event] = deque()
         self._wake: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self._error: SlowReader | None = None
         self._closed = False
-        self._taken = 0  # events ever taken from the left end: makes the places in `_last` stable
+        self._taken = 0  # elements ever taken from the left end: makes the places in `_last` stable
+        self._uncounted = 0  # events delivered that were not taken there, less the gaps that were
         self._last: dict[str, int] | None = None  # each session's newest buffered event, kept only once the buffer has been full
         self._joined = 0
-        self._lost: dict[str, Gap] = {}
         self._dropped = 0
+        self._lost: dict[str, Gap] = {}  # what is missing before everything that is held of a session
+        self._gaps = 0  # gaps among the held events: what is missing after something that could not be dropped
 
     # The reader's side.
 
     async def __aenter__(self) -> Self:
+        if self._closed:
+            raise InvalidOption("a subscription that was closed cannot be entered again; subscribe anew")
         await self._enter(self)
         return self
 
@@ -96,6 +101,9 @@ class Subscription:
 
     def take(self) -> Event | None:
         """The next event if one is there already, else None: lets a reader drain what has gathered in one go."""
+        if self._begin:
+            self._uncounted += 1
+            return self._begin.popleft()
         if self._lost:
             return self._lost.pop(next(iter(self._lost)))
         if not self._events:
@@ -104,7 +112,11 @@ class Subscription:
         if self._room is not None:
             self._room.set()
             self._room = None
-        return self._events.popleft()
+        event = self._events.popleft()
+        if self._gaps and type(event) is Gap:
+            self._gaps -= 1
+            self._uncounted -= 1
+        return event
 
     def close(self) -> None:
         """Leave the channel; what is buffered can still be taken, then the iteration ends."""
@@ -113,7 +125,8 @@ class Subscription:
 
     def statistics(self) -> SubscriptionStatistics:
         """A frozen record of what this reader has had and lost."""
-        return SubscriptionStatistics(len(self._events), self.buffer, self._taken, self._joined, self._dropped, not self._closed)
+        buffered = len(self._begin) + len(self._events) - self._gaps
+        return SubscriptionStatistics(buffered, self.buffer, self._taken + self._uncounted, self._joined, self._dropped, not self._closed)
 
     # The publisher's side.
 
@@ -125,7 +138,7 @@ class Subscription:
         """Buffer an event; with policy `wait`, the awaitable that must be awaited before the session goes on."""
         if self._closed:
             return None
-        if len(self._events) < self.buffer:
+        if len(self._events) - self._gaps < self.buffer:
             self._put(event)
         elif self.overflow == "wait":
             return self._put_when_room(event)
@@ -136,6 +149,10 @@ class Subscription:
         else:
             self._disconnect()
         return None
+
+    def begin_with(self, events: Iterable[Event]) -> None:
+        """What a late reader gets before all that is published from now on; it does not count against the buffer."""
+        self._begin.extend(events)
 
     def end(self) -> None:
         """Nothing more will come; called by the publisher, and by `close`."""
@@ -198,22 +215,39 @@ class Subscription:
     def _drop_oldest(self, event: Event) -> None:
         for place, held in enumerate(self._events):
             if held.droppable:
-                del self._events[place]
-                self._note_loss(held)
+                self._lose(held, place)
                 self._put(event)
                 return
         if event.droppable:
-            self._note_loss(event)
+            self._lose(event, len(self._events))
         else:
             self._disconnect()
 
-    def _note_loss(self, event: Event) -> None:
-        gap = self._lost.get(event.session_id)
+    def _lose(self, event: Event, place: int) -> None:
+        """Put a gap where the event at `place` is missing, or make the one that is there already larger."""
         self._dropped += 1
-        lost = gap.dropped + 1 if gap is not None else 1
-        self._lost[event.session_id] = Gap(event.session_id, event.epoch, event.seq, event.at, event.turn_id, event.request_state, lost)
+        before = place - 1
+        while before >= 0 and self._events[before].session_id != event.session_id:
+            before -= 1
+        if before < 0:
+            self._lost[event.session_id] = _gap(event, self._lost.get(event.session_id))
+        elif isinstance(found := self._events[before], Gap):
+            self._events[before] = _gap(event, found)
+        else:
+            # It takes the place of the lost event, or of the one that never got in.
+            self._gaps += 1
+            self._events.insert(place, _gap(event, None))
+            place += 1
+        if place < len(self._events):
+            del self._events[place]
 
     def _disconnect(self) -> None:
-        self._error = SlowReader(f"{len(self._events)} events wait in the reader's buffer and none of them may be joined or dropped; read faster or ask for fewer kinds")
+        why = "its policy is to be disconnected then" if self.overflow == "disconnect" else "none of them may be joined or dropped"
+        self._error = SlowReader(f"the reader's buffer is full with {len(self._events)} events, and {why}; read faster or ask for fewer kinds")
         self._leave(self)
         self.end()
+
+
+def _gap(event: Event, before: Gap | None) -> Gap:
+    dropped = 1 if before is None else before.dropped + 1
+    return Gap(event.session_id, event.epoch, event.seq, event.at, event.turn_id, event.request_state, dropped)

@@ -3,21 +3,27 @@
 `contain` and `attempt` are the one place where somebody else's exception is caught; nothing else in Ropewalk catches
 `Exception`. Cancellation and exits are not exceptions of that kind and always pass through. `supervise` builds a step with
 a deadline and a retry budget on them, `RestartLedger` counts how often an actor may fail (after OTP's restart intensity).
+`stepwise` lends a coroutine the surroundings that each of its steps is to run in: a context, a stopwatch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import itertools
+import math
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, TypeVar, overload
 
 import anyio
 import attrs
+import structlog
 
 from ropewalk.runtime.errors import InvalidOption
 
-__all__ = ["Backoff", "Failure", "RestartLedger", "RestartPolicy", "StepTimeout", "attempt", "contain", "supervise", "unwrap"]
+__all__ = ["Backoff", "Failure", "RestartLedger", "RestartPolicy", "StepTimeout", "attempt", "contain", "stepwise", "supervise", "unwrap"]
 
 T = TypeVar("T")
+log = structlog.get_logger("ropewalk")
 
 
 @attrs.frozen
@@ -31,9 +37,13 @@ class StepTimeout(Exception):
     """A supervised step did not end within its deadline."""
 
 
-def unwrap(error: Exception) -> Exception:
+@overload
+def unwrap(error: Exception) -> Exception: ...
+@overload
+def unwrap(error: BaseException) -> BaseException: ...
+def unwrap(error: BaseException) -> BaseException:
     """The only leaf of an exception group, however deep; the group itself when it has several."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
@@ -47,21 +57,70 @@ def contain(call: Callable[..., T], *arguments: Any) -> T | Failure:
 
 
 async def attempt(awaitable: Awaitable[T]) -> T | Failure:
-    """Await somebody else's work; what it raises comes back as a `Failure`. Cancellation and exits pass through."""
+    """Await somebody else's work; what it raises comes back as a `Failure`. Cancellation and exits pass through.
+
+    So they do when failures come with them in one group: the failures are logged, for work that is given up has no result.
+    """
     try:
         return await awaitable
     except Exception as error:
         return Failure(unwrap(error))
+    except BaseExceptionGroup as group:
+        raise _without_failures(group) from None
 
 
-def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value > 0:
+def _without_failures(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    failures, rest = group.split(Exception)
+    if failures is not None:
+        log.warning("failed_while_leaving", errors=[type(error).__name__ for error in _leaves(failures)])
+    leaves = _leaves(rest or group)
+    # Whoever waits for a cancellation looks for a bare one, and one is as good as another.
+    return leaves[0] if all(type(leaf) is type(leaves[0]) for leaf in leaves) else rest or group
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+@types.coroutine
+def stepwise(run: Callable[..., Any], coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Await a coroutine with each of its steps made by ``run(step, argument)``, such as the `run` of a `contextvars.Context`."""
+    try:
+        yielded = run(coroutine.send, None)
+        while True:
+            try:
+                received = yield yielded
+            except GeneratorExit:
+                run(coroutine.close)
+                raise
+            except BaseException as error:  # thrown on into the coroutine, whose it is: cancellation too
+                yielded = run(coroutine.throw, error)
+            else:
+                yielded = run(coroutine.send, received)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def _positive(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, int | float) and value > 0):
         raise InvalidOption(f"{type(instance).__name__}.{attribute.name} is a number above 0, not {value!r}")
 
 
-def _not_negative(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value >= 0:
-        raise InvalidOption(f"{type(instance).__name__}.{attribute.name} is 0 or more, not {value!r}")
+def _finite(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise InvalidOption(f"{type(instance).__name__}.{attribute.name} is a finite number above 0, not {value!r}")
+
+
+def _share(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise InvalidOption(f"{type(instance).__name__}.{attribute.name} is a share from 0 to 1, not {value!r}")
+
+
+def _not_negative_count(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+    if type(value) is not int or value < 0:
+        raise InvalidOption(f"{type(instance).__name__}.{attribute.name} is a whole number, 0 or more, not {value!r}")
 
 
 @attrs.frozen
@@ -71,15 +130,17 @@ class Backoff:
     `jitter` is a share between 0 and 1; the draw comes from the runtime's seeded randomness.
     """
 
-    first: float = attrs.field(default=0.2, validator=_positive)
-    factor: float = attrs.field(default=2.0, validator=_positive)
-    longest: float = attrs.field(default=30.0, validator=_positive)
-    jitter: float = attrs.field(default=0.2, validator=_not_negative)
+    first: float = attrs.field(default=0.2, validator=_finite)
+    factor: float = attrs.field(default=2.0, validator=_finite)
+    longest: float = attrs.field(default=30.0, validator=_finite)
+    jitter: float = attrs.field(default=0.2, validator=_share)
 
     def delay(self, attempt: int, draw: float) -> float:
         """Seconds to wait before the `attempt`-th retry; `draw` is a random number in [0, 1)."""
-        # The exponent is capped because factor ** attempt overflows long before anybody has retried so often.
-        grown = self.first * self.factor ** min(attempt - 1, 60)
+        try:
+            grown = self.first * float(self.factor) ** (attempt - 1)
+        except OverflowError:
+            grown = self.longest
         return min(self.longest, grown) * (1 - self.jitter * draw)
 
 
@@ -87,9 +148,9 @@ class Backoff:
 class RestartPolicy:
     """How often an actor may fail: more than `max_restarts` within `within` seconds quarantines it; between restarts it waits for `backoff`."""
 
-    max_restarts: int = attrs.field(default=5, validator=_not_negative)
+    max_restarts: int = attrs.field(default=5, validator=_not_negative_count)
     within: float = attrs.field(default=30.0, validator=_positive)
-    backoff: Backoff = Backoff()
+    backoff: Backoff = attrs.field(factory=Backoff, validator=attrs.validators.instance_of(Backoff))
 
 
 @attrs.frozen
@@ -121,15 +182,30 @@ async def supervise(
     :param deadline: seconds for all attempts and the waits between them; None is no limit. Overrunning is a `StepTimeout`.
     :param retries: how many attempts more after the first.
     :param draw: gives random numbers in [0, 1) for the backoff's jitter.
-    :param restarting: told the number of the attempt to come (from 2) and the error, before the wait.
+    :param restarting: told the number of the attempt to come (from 2) and the error, before the wait. What it raises is raised.
     """
-    with anyio.move_on_after(deadline):
-        for number in range(1, retries + 2):
-            outcome = await attempt(step())
-            if not isinstance(outcome, Failure) or number > retries:
-                return outcome
+    if type(retries) is not int or retries < 0:
+        raise InvalidOption(f"retries is a whole number of attempts, 0 or more, not {retries!r}")
+    ends = math.inf if deadline is None else anyio.current_time() + deadline
+    for number in itertools.count(1):
+        outcome = await attempt(_in_time(step, ends, deadline))
+        if not isinstance(outcome, Failure) or number > retries or anyio.current_time() >= ends:
+            return outcome
+        with anyio.CancelScope(deadline=ends):
             told = restarting(number + 1, outcome.error)
             if told is not None:
                 await told
             await anyio.sleep((backoff or Backoff()).delay(number, draw()))
-    return Failure(StepTimeout(f"the step did not end within {deadline} s"))
+            continue
+        break
+    return Failure(_timeout(deadline))
+
+
+async def _in_time(step: Callable[[], Awaitable[T]], ends: float, deadline: float | None) -> T:
+    with anyio.CancelScope(deadline=ends):
+        return await step()
+    raise _timeout(deadline)
+
+
+def _timeout(deadline: float | None) -> StepTimeout:
+    return StepTimeout(f"the step did not end within {deadline} s")

@@ -82,6 +82,8 @@ def slide(messages: Sequence[Message], size: int) -> list[Message]:
     if len(messages) <= size:
         return list(messages)
     end = len(messages)
+    if size and has_words(messages[-size]):  # the commonest case by far: an exchange begins just where the window does
+        return _opened(messages, end - size)
     for start in range(end - 1, -1, -1):
         if has_words(messages[start]):
             first = _first_kept(messages, start, end, size - (len(messages) - end))

@@ -83,14 +83,14 @@ async def manage(messages: Sequence[Message], *, manager: ConversationManager, s
     match policy_of(manager, "apply"), manager:
         case "custom", _:
             managed = await run_custom(manager, "apply", messages, system_prompt=system_prompt, error=None, run_sync=run_sync)
+            if _same(managed, messages):
+                return None
+            _check_kind(managed, messages)
+            return managed
         case "window", SlidingWindowConversationManager(window_size=size) if len(messages) > size:
-            managed = slide(messages, size)
+            return slide(messages, size)
         case _:
             return None
-    if _same(managed, messages):
-        return None
-    _check_kind(managed, messages)
-    return managed
 
 
 async def _ask_manager(path: _Path, manager: ConversationManager, system_prompt: str | None, error: Exception | None, run_sync: RunSync) -> None:

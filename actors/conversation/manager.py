@@ -23,7 +23,7 @@ from ropewalk.actors.messages import Message, tool_results
 from ropewalk.actors.validity import copied, is_dict, is_list
 from ropewalk.runtime.errors import InvalidOption
 
-__all__ = ["ConversationManager", "Draft", "NullConversationManager", "RunSync", "SlidingWindowConversationManager", "Step", "policy_of", "run_custom"]
+__all__ = ["ConversationManager", "Draft", "NullConversationManager", "RunSync", "SlidingWindowConversationManager", "Step", "has_policy", "policy_of", "run_custom"]
 
 RunSync: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 Step: TypeAlias = Literal["apply", "reduce"]
@@ -100,6 +100,12 @@ def policy_of(manager: ConversationManager, step: Step) -> Literal["none", "wind
     if function is getattr(ConversationManager, name):
         return "none"
     return "window" if function is getattr(SlidingWindowConversationManager, name) else "custom"
+
+
+def has_policy(manager: ConversationManager, count: int) -> bool:
+    """Whether a manager has anything to say of `count` messages after a turn; asked after every turn, so it costs next to nothing."""
+    policy = policy_of(manager, "apply")
+    return policy == "custom" or (isinstance(manager, SlidingWindowConversationManager) and count > manager.window_size)
 
 
 async def run_custom(

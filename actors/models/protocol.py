@@ -42,7 +42,10 @@ class Model(Protocol):
         ...
 
 
-HOW_TO_NAME_ONE = "pass model=..., an object with an async stream() method of Converse chunks (docs/models.md shows one in thirty lines), or ropewalk.testing.ScriptedModel([...]) to play a script"
+HOW_TO_NAME_ONE = (
+    "pass model=..., an object with an async stream() method of Converse chunks (docs/models.md shows one in thirty lines), "
+    "or ropewalk.testing.ScriptedModel([...]) to play a script"
+)
 
 
 def resolve(model: object) -> Model:

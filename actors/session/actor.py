@@ -8,7 +8,7 @@ import anyio
 
 from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
 from ropewalk.actors.result import MetricsLedger
-from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, add_messages, call_tool, set_messages
+from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, add_messages, call_tool, set_messages, tool_limits
 from ropewalk.actors.session.driver import TurnDriver
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.watchdog import Watchdog
@@ -58,8 +58,7 @@ class SessionActor:
     @property
     def tool_limits(self) -> ToolLimits:
         """The bounds on tool calls that all sessions of this runtime share."""
-        runtime = self.cell.runtime
-        return runtime.resource(ToolLimits, lambda: ToolLimits(threads=None if runtime.sync_calls == "inline" else 40))
+        return tool_limits(self.cell.runtime)
 
     @property
     def model_limiter(self) -> anyio.CapacityLimiter | None:

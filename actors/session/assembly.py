@@ -69,11 +69,16 @@ class Assembly:
         """A text delta without an index: the commonest chunk by far. Returns the number of its block. Raises `ModelError` for what is no text."""
         if not isinstance(text, str):
             raise _not("a text delta", str, text)
+        place, parts = self.text_lane()
+        parts.append(text)
+        return place
+
+    def text_lane(self) -> tuple[int, list[str]]:
+        """Where text without an index goes: the number of its block, and the list its pieces are put into until the next chunk of any other kind."""
         place = self._current
         if place < 0 or self._blocks[place].kind != "text":
             place = self._place_for("text", None)
-        self._blocks[place].parts.append(text)
-        return place
+        return place, self._blocks[place].parts
 
     def feed(self, chunk: dict[str, Any]) -> Piece | None:
         """Take a chunk in; returns what a delta said, None for every other chunk. Raises `ModelError` for what is no chunk."""
@@ -174,10 +179,10 @@ class Assembly:
             self._current = -1  # the first delta says what kind of block this is
 
     def _tool_block(self, index: int | None, tool: dict[str, Any]) -> OpenBlock:
-        tool_use_id = _of("toolUseId", str, tool.get("toolUseId") or "")
-        if not tool_use_id or any(block.tool_use_id == tool_use_id for block in self._blocks):
+        tool_use_id = _whole([_of("toolUseId", str, tool.get("toolUseId") or "")])
+        while not tool_use_id or any(block.tool_use_id == tool_use_id for block in self._blocks):
             tool_use_id = f"tooluse_{self._new_id()}"  # two calls under one id could not be answered apart
-        return OpenBlock("tool", index, _whole([tool_use_id]), _whole([_of("name", str, tool.get("name") or "")]))
+        return OpenBlock("tool", index, tool_use_id, _whole([_of("name", str, tool.get("name") or "")]))
 
     def _stop(self, part: dict[str, Any]) -> None:
         place = self._place(_index(part))

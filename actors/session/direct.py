@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ropewalk.actors.errors import InvalidTool
 from ropewalk.actors.messages import Block, Message, assistant, user
 from ropewalk.actors.session.records import Added, Edited
-from ropewalk.actors.tools import ToolContext, run_tool
-from ropewalk.actors.validity import copied, door
+from ropewalk.actors.tools import ToolContext, ToolLimits, run_tool
+from ropewalk.actors.validity import copied, door, is_dict
 from ropewalk.actors.view import Entry, difference
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.spec import AgentSpec
-    from ropewalk.actors.tools import ToolLimits
-    from ropewalk.runtime.cell import Cell
+    from ropewalk.actors.tools import Tool
+    from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["AddMessages", "CallTool", "SetMessages", "add_messages", "call_tool", "run_direct", "set_messages"]
+__all__ = ["AddMessages", "CallTool", "SetMessages", "add_messages", "call_tool", "direct_tool_use", "run_direct", "set_messages", "tool_limits"]
 
 
 @attrs.frozen
 class CallTool:
-    """Call a tool and record it as four messages."""
+    """Call a tool and record it as four messages. `words` are said before what the record says of itself."""
 
     tool_use: Block
     context: Any = None
+    words: str | None = None
 
 
 @attrs.frozen
@@ -44,23 +47,40 @@ class SetMessages:
     messages: list[Message]
 
 
-async def run_direct(spec: AgentSpec, cell: Cell, limits: ToolLimits, tool_use: Block, context: Any) -> Block:
+def tool_limits(runtime: Runtime) -> ToolLimits:
+    """The bounds on tool calls that everybody in this runtime shares."""
+    return runtime.resource(ToolLimits, lambda: ToolLimits(threads=None if runtime.sync_calls == "inline" else 40))
+
+
+def direct_tool_use(spec: AgentSpec, runtime: Runtime, name: str, tool_input: dict[str, Any]) -> Block:
+    """The ``toolUse`` of a direct call, with an id of its own. Raises `InvalidTool` when the agent has no such tool."""
+    if spec.tools.get(name) is None:
+        known = ", ".join(tool.name for tool in spec.tools) or "none at all"
+        raise InvalidTool(f"there is no tool {name!r}; this agent has {known}")
+    digits = int(runtime.clock.random() * 10**9)
+    return {"toolUseId": f"tooluse_{name}_{digits:09d}", "name": name, "input": dict(tool_input)}
+
+
+async def run_direct(spec: AgentSpec, runtime: Runtime, session_id: str, tool_use: Block, context: Any) -> Block:
     """Run one call outside any turn, with a request state of its own; returns the ``toolResult`` block."""
     live = spec.context if context is None else context
 
     def make_context(own: Block) -> ToolContext:
-        return ToolContext(cell.id, None, {}, live, f"{cell.id}/direct/{own['toolUseId']}", own)
+        return ToolContext(session_id, None, {}, live, f"{session_id}/direct/{own['toolUseId']}", own)
 
-    return await run_tool(spec.tools, tool_use, make_context, limits=limits)
+    return await run_tool(spec.tools, tool_use, make_context, limits=tool_limits(runtime))
 
 
 async def call_tool(actor: SessionActor, call: CallTool) -> Block:
     """A direct call, recorded as a user's request, the model's call, its result, and a closing word; all four or none."""
-    result = await run_direct(actor.spec, actor.cell, actor.tool_limits, call.tool_use, call.context)
+    result = await run_direct(actor.spec, actor.cell.runtime, actor.cell.id, call.tool_use, call.context)
     name = call.tool_use["name"]
+    tool = actor.spec.tools.get(name)
+    given = call.tool_use["input"] if tool is None else _recordable_input(tool, call.tool_use["input"])
+    said = [] if call.words is None else [f"{call.words}\n"]
     messages = [
-        user(f"agent.tool.{name} direct tool call.\nInput parameters: {_as_json(call.tool_use['input'])}\n"),
-        assistant({"toolUse": call.tool_use}),
+        user(*said, f"agent.tool.{name} direct tool call.\nInput parameters: {json.dumps(given, ensure_ascii=False)}\n"),
+        assistant({"toolUse": {**call.tool_use, "input": given}}),
         user({"toolResult": result}),
         assistant(f"agent.{name} was called"),
     ]
@@ -101,5 +121,17 @@ async def _show(actor: SessionActor, wanted: list[Message], reason: str) -> None
     await actor.writer.commit()
 
 
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=lambda odd: f"<<non-serializable: {type(odd).__name__}>>")
+def _recordable_input(tool: Tool, tool_input: dict[str, Any]) -> dict[str, Any]:
+    """What of an input a model could have given: the parameters the tool's schema knows, as JSON values."""
+    known = tool.input_schema.get("properties")
+    return {name: _recordable(value) for name, value in tool_input.items() if not known or name in known}
+
+
+def _recordable(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if is_dict(value):
+        return {str(key): _recordable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_recordable(inner) for inner in value]
+    return f"<<non-serializable: {type(value).__name__}>>"

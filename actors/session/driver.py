@@ -46,6 +46,7 @@ from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.supervision import Failure, attempt
 
 if TYPE_CHECKING:
+    from ropewalk.actors.result import AgentResult
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.session.prompt import Prompt
 
@@ -55,11 +56,16 @@ CLOSING_SECONDS = 5.0
 """How long a turn may take to tell of its end when the runtime itself is being cancelled."""
 
 
+class IllegalEffect(Exception):
+    """The turn machine broke its second rule; a bug in Ropewalk."""
+
+
 class TurnDriver:
     """Works on one turn.
 
     `call` is the model's answer being streamed (None otherwise), `results` the tool results that are in, `last_said` the
-    turn's last assistant message, `usage` the tokens of all its model calls (input, output, total).
+    turn's last assistant message, `usage` the tokens of all its model calls (input, output, total). `result` is what the
+    asker gets, known once the turn is concluded and before its end is published.
     """
 
     __slots__ = (
@@ -78,6 +84,7 @@ class TurnDriver:
         "prompt",
         "reduction_left",
         "request_state",
+        "result",
         "results",
         "state",
         "tool_names",
@@ -94,6 +101,7 @@ class TurnDriver:
         self.state: State = Ready()
         self.finish: Finish | None = None
         self.call: ModelCall | None = None
+        self.result: AgentResult | Exception | None = None
         self.results: dict[str, Block] = {}
         self.last_said: Message | None = None
         self.usage = (0, 0, 0)
@@ -155,7 +163,8 @@ class TurnDriver:
 
     async def _run(self) -> None:
         seconds = self.actor.spec.limits.seconds
-        scope = self._scope = anyio.CancelScope() if seconds is None else anyio.CancelScope(deadline=self.actor.cell.clock.monotonic() + seconds)
+        backend = self.actor.cell.runtime.backend
+        scope = self._scope = backend.scope() if seconds is None else backend.scope(deadline=backend.now() + seconds)
         try:
             driven: Failure | None = None
             with scope:
@@ -213,9 +222,10 @@ class TurnDriver:
             return await run_calls(self, effect)
         if type(effect) is Reduce:
             return await reduce(self, effect)
-        assert type(effect) is Wait, f"{effect!r} takes no time"
-        await anyio.sleep(effect.seconds)
-        return DelayOver()
+        if type(effect) is Wait:
+            await anyio.sleep(effect.seconds)
+            return DelayOver()
+        raise IllegalEffect(f"{effect!r} takes no time and cannot be the last effect of a turn that goes on")
 
     def _stop(self, driven: Failure | None) -> None:
         """Bring the machine to its end, whatever stopped the turn, and settle it: synchronous, so that nothing comes between."""

@@ -23,8 +23,7 @@ def conclude(driver: TurnDriver) -> None:
     """Write the record of the turn's end, once, and announce what follows from it."""
     actor, writer, finish = driver.actor, driver.actor.writer, driver.finish
     turn = writer.state.turn
-    assert finish is not None, "a turn is concluded when its machine has ended"
-    if turn is None or turn.turn_id != driver.turn_id:
+    if finish is None or turn is None or turn.turn_id != driver.turn_id:
         return  # concluded already, and the runtime was cancelled while the end was being told
     account_cycle(driver)
     under_way = driver.call.assembly if driver.call is not None else None
@@ -60,16 +59,25 @@ def announce_end(actor: SessionActor, body: Settled, request_state: dict[str, An
 
 async def tell(driver: TurnDriver) -> None:
     """Make the end durable, publish it, and give the prompt its outcome. Handlers can no longer fail the turn."""
+    result = driver.result = _result(driver)
     while isinstance(told := await attempt(driver.actor.writer.commit()), Failure):
         if not isinstance(told.error, HandlerFault):
             raise told.error
-    finish, outcome = driver.finish, driver.prompt.outcome
-    assert finish is not None
+    if isinstance(result, Exception):
+        driver.prompt.outcome.fail(result)
+    elif result is not None:
+        driver.prompt.outcome.settle(result)
+
+
+def _result(driver: TurnDriver) -> AgentResult | Exception | None:
+    """What a concluded turn came to, as its asker gets it."""
+    finish = driver.finish
+    if finish is None:
+        return None
     if finish.error is not None:
-        outcome.fail(_for_the_asker(finish.error))
-    else:
-        message = driver.last_said or {"role": "assistant", "content": []}
-        outcome.settle(AgentResult(finish.stop_reason or "", message, driver.actor.ledger.snapshot(), driver.request_state))
+        return _for_the_asker(finish.error)
+    message = driver.last_said or {"role": "assistant", "content": []}
+    return AgentResult(finish.stop_reason or "", message, driver.actor.ledger.snapshot(), driver.request_state)
 
 
 def account_cycle(driver: TurnDriver) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
 
-from ropewalk.actors.errors import InvalidTool
 from ropewalk.actors.events import Event
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.result import AgentResult, EventLoopMetrics
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
-from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, run_direct
+from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, direct_tool_use, run_direct
 from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
 from ropewalk.actors.session.state import transcribe
 from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
@@ -28,7 +27,10 @@ from ropewalk.runtime.outcome import Outcome
 if TYPE_CHECKING:
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["Session", "SessionStatistics"]
+__all__ = ["PromptLike", "Session", "SessionStatistics"]
+
+PromptLike: TypeAlias = str | Sequence[dict[str, Any]]
+"""Text, a list of content blocks, or a list of messages that ends with the user's."""
 
 
 @attrs.frozen
@@ -86,7 +88,9 @@ class Session:
 
     # Prompts.
 
-    async def ask(self, prompt: str | Sequence[dict[str, Any]], *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None) -> AgentResult:
+    async def ask(
+        self, prompt: PromptLike, *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None
+    ) -> AgentResult:
         """Send a prompt and wait for its turn's result.
 
         The caller owns the work: leaving (a timeout, a cancellation) withdraws the prompt, or cancels its turn.
@@ -106,13 +110,15 @@ class Session:
             if not outcome.settled:
                 withdraw(self._cell, made)
 
-    async def submit(self, prompt: str | Sequence[dict[str, Any]], *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None) -> Turn:
+    async def submit(
+        self, prompt: PromptLike, *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None
+    ) -> Turn:
         """Send a prompt and return once it is durable. The session owns the work; the handle can wait for it, watch it and cancel it."""
         made = self._prompt(prompt, request_state, context, owned=False)
         policy = self._policy(when_busy)
         accepted: Outcome[None] = Outcome()
         made.accepted = accepted
-        made.outcome.then = lambda: accepted.settle(None)
+        made.outcome.then = made.note_outcome
         waits = self._cell.busy
         accept(self._cell, made, policy)
         actor = self._actor
@@ -128,7 +134,7 @@ class Session:
 
     def stream(
         self,
-        prompt: str | Sequence[dict[str, Any]],
+        prompt: PromptLike,
         *,
         request_state: dict[str, Any] | None = None,
         context: Any = None,
@@ -181,21 +187,19 @@ class Session:
 
     # Tools.
 
-    async def call_tool(self, name: str, tool_input: dict[str, Any] | None = None, *, record: bool = True, context: Any = None) -> Block:
+    async def call_tool(
+        self, name: str, tool_input: dict[str, Any] | None = None, *, record: bool = True, context: Any = None, words: str | None = None
+    ) -> Block:
         """Call one of the agent's tools; returns its ``{"toolUseId", "status", "content"}``.
 
         :param record: whether the call joins the history, as four messages; then it waits its turn like a prompt.
+        :param words: what the record's first message says before what was called.
         """
-        if self.spec.tools.get(name) is None:
-            known = ", ".join(tool.name for tool in self.spec.tools) or "none at all"
-            raise InvalidTool(f"there is no tool {name!r}; this agent has {known}")
-        digits = int(self._cell.clock.random() * 10**9)
-        tool_use = {"toolUseId": f"tooluse_{name}_{digits:09d}", "name": name, "input": dict(tool_input or {})}
+        tool_use = direct_tool_use(self.spec, self.runtime, name, tool_input or {})
         if record:
-            return cast(Block, await self._ask(CallTool(tool_use, context)))
-        self._cell.runtime.refuse_if_closed()
-        actor = cast(SessionActor, await self._cell.activate())
-        return await run_direct(self.spec, self._cell, actor.tool_limits, tool_use, context)
+            return cast(Block, await self._ask(CallTool(tool_use, context, words)))
+        self.runtime.refuse_if_closed()
+        return await run_direct(self.spec, self.runtime, self.id, tool_use, context)
 
     # Events.
 
@@ -221,7 +225,8 @@ class Session:
         return cast("SessionActor | None", self._cell.actor)
 
     def _prompt(self, prompt: object, request_state: object, context: Any, *, owned: bool) -> Prompt:
-        return Prompt(self._cell.clock.new_id(), prompt_messages(prompt), request_state_of(request_state), context, owned=owned)
+        messages, state = prompt_messages(prompt), request_state_of(request_state)
+        return Prompt(self._cell.clock.new_id(), messages, state, context, owned=owned, new_event=self.runtime.backend.event)
 
     def _policy(self, when_busy: WhenBusy | None) -> WhenBusy:
         return self.spec.when_busy if when_busy is None else check_when_busy(when_busy)

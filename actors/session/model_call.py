@@ -87,19 +87,24 @@ class ModelCall:
     async def _take(self, stream: AsyncIterator[dict[str, Any]]) -> None:
         driver, assembly, writer = self._driver, self.assembly, self._driver.actor.writer
         publisher, turn_id, request_state = writer.publisher, driver.turn_id, driver.request_state
-        publish, add_text = publisher.publish, assembly.text
+        publish = publisher.publish
         raw = publisher.wanted(ModelChunk)
+        parts: list[str] | None = None
+        place = 0
         async for chunk in stream:
             self.heard += 1
             if raw and (pending := publish(ModelChunk, turn_id, request_state, chunk)) is not None:
                 await pending
-            if writer.has_news:
+            if writer.outbox is not None and writer.has_news:
                 await writer.publish_news()
             part = chunk.get("contentBlockDelta") if type(chunk) is dict else None
-            if part is not None and "contentBlockIndex" not in part and "text" in (delta := part["delta"]):
-                text = delta["text"]
-                pending = publish(TextDelta, turn_id, request_state, text, add_text(text))
+            if type(part) is dict and len(part) == 1 and type(delta := part.get("delta")) is dict and type(text := delta.get("text")) is str:
+                if parts is None:
+                    place, parts = assembly.text_lane()
+                parts.append(text)
+                pending = publish(TextDelta, turn_id, request_state, text, place)
             else:
+                parts = None
                 piece = assembly.feed(chunk)
                 pending = None if piece is None else self._publish_piece(piece)
             if pending is not None:
@@ -122,7 +127,8 @@ class ModelCall:
             return Throttled(error, self._delay(error))
         if isinstance(error, ModelError):
             return ModelFailed(error)
-        bug = TurnFailed(f"the model {type(self._driver.actor.spec.model).__name__} raised {type(error).__name__}, which is none of the errors a model may raise: {error}")
+        name = type(self._driver.actor.spec.model).__name__
+        bug = TurnFailed(f"the model {name} raised {type(error).__name__}, which is none of the errors a model may raise: {error}")
         bug.__cause__ = error
         return ModelFailed(bug)
 

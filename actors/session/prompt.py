@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from ropewalk.actors.errors import InvalidConversation, InvalidPrompt, InvalidRequestState
 from ropewalk.actors.messages import Message
@@ -31,8 +33,17 @@ class Prompt(Envelope):
 
     outcome: Outcome[AgentResult]
 
-    def __init__(self, prompt_id: str, messages: list[Message], request_state: dict[str, Any], context_object: Any, *, owned: bool) -> None:
-        super().__init__(None, awaited=owned)
+    def __init__(
+        self,
+        prompt_id: str,
+        messages: list[Message],
+        request_state: dict[str, Any],
+        context_object: Any,
+        *,
+        owned: bool,
+        new_event: Callable[[], anyio.Event] = anyio.Event,
+    ) -> None:
+        super().__init__(None, awaited=owned, new_event=new_event)
         self.prompt_id = prompt_id
         self.messages = messages
         self.request_state = request_state
@@ -46,9 +57,12 @@ class Prompt(Envelope):
     def attach(self, stream: TurnStream) -> None:
         """Have a stream end when this prompt has its outcome."""
         self.streams += (stream,)
-        self.outcome.then = self._end_streams
+        self.outcome.then = self.note_outcome
 
-    def _end_streams(self) -> None:
+    def note_outcome(self) -> None:
+        """There is an outcome: whoever waits to hear that the prompt was accepted, or watches its turn, waits no more."""
+        if self.accepted is not None:
+            self.accepted.settle(None)
         for stream in self.streams:
             stream.end()
 
@@ -61,7 +75,8 @@ def prompt_messages(prompt: object) -> list[Message]:
         return [{"role": "user", "content": [{"text": prompt}]}]
     if not isinstance(prompt, Sequence) or not prompt or not all(isinstance(part, dict) for part in prompt):
         raise InvalidPrompt(f"a prompt is {FORMS}, not {prompt!r:.200}")
-    messages = [copied(part) for part in prompt] if "role" in prompt[0] else [{"role": "user", "content": copied(list(prompt))}]
+    parts: list[dict[str, Any]] = copied(list(prompt))
+    messages: list[Message] = parts if "role" in parts[0] else [{"role": "user", "content": parts}]
     if any("toolResult" in block for message in messages[:1] for block in _blocks(message)):
         raise InvalidPrompt("a prompt does not begin with toolResult blocks: the calls of this session are answered by its tools")
     try:

@@ -43,9 +43,13 @@ class Said(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class Edited(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """The view was changed: a reduction, the manager's policy, a caller's own edit."""
+    """The view was changed: a reduction, the manager's policy, a caller's own edit.
+
+    `prompt` is the entry that holds the running turn's prompt from now on; 0: the one that did.
+    """
 
     edit: Edit
+    prompt: int = 0
 
 
 class Added(msgspec.Struct, frozen=True, tag=True, gc=False):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, estimate_all, manage
+from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, estimate_all, has_policy, manage
 from ropewalk.actors.errors import ContextWindowOverflow
 from ropewalk.actors.events import ReductionEnded, ReductionStarted, StepRestarted
 from ropewalk.actors.messages import tool_results
 from ropewalk.actors.session.records import Edited
 from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
-from ropewalk.actors.view import difference
+from ropewalk.actors.view import Edit, Entry, difference
 from ropewalk.runtime.supervision import Failure, attempt, supervise
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
         reduction = outcome
     if reduction is not None:
         edit = difference(view.entries, reduction.messages, reduction.rung, actor.state.next_entry, driver.turn_id)
-        actor.writer.write(Edited(edit))
+        actor.writer.write(Edited(edit, _prompt_entry(edit, view.entries, reduction)))
         actor.announce_edit(edit, driver.turn_id, driver.request_state)
     rung, after = (None, before) if reduction is None else (reduction.rung, reduction.tokens_after)
     actor.writer.announce(ReductionEnded, driver.turn_id, driver.request_state, rung, before, after, tuple(failures))
@@ -73,7 +74,15 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     return Reduced()
 
 
-async def _within_budget(driver: TurnDriver, climbing: Any) -> Reduction | None | Failure:
+def _prompt_entry(edit: Edit, entries: Sequence[Entry], reduction: Reduction) -> int:
+    """The number of the entry that holds the prompt once the edit is applied: a digest is put in front of it, in an entry of its own."""
+    if not reduction.protected:
+        return 0
+    prompt = reduction.messages[min(reduction.protected)]
+    return next(entry.number for entry in (*entries, *(placed.entry for placed in edit.inserted)) if entry.message is prompt)
+
+
+async def _within_budget(driver: TurnDriver, climbing: Any) -> Reduction | Failure | None:
     """Climb under what is left of the turn's time for reductions."""
     clock = driver.actor.cell.clock
     started = clock.monotonic()
@@ -116,6 +125,8 @@ async def manage_after_turn(driver: TurnDriver) -> None:
     if driver.finish is None or driver.finish.how != "finished" or unanswered(actor.state) or driver.manager_failed:
         return
     view = actor.state.view
+    if not has_policy(actor.manager, len(view)):
+        return
     with anyio.move_on_after(driver.reduction_left) as scope:
         managed = await attempt(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
     if scope.cancelled_caught:

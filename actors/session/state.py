@@ -104,8 +104,11 @@ class SessionState:
             turn.acted = turn.acted or bool(tool_uses(message))
 
     def _edited(self, body: Edited) -> None:
-        if self.turn is not None and self.turn.before is None:
-            self.turn.before = list(self.view.entries)
+        if self.turn is not None:
+            if self.turn.before is None:
+                self.turn.before = list(self.view.entries)
+            if body.prompt:
+                self.turn.prompt_number = body.prompt
         self.view.apply(body.edit)
         for placed in body.edit.inserted:
             self.next_entry = max(self.next_entry, placed.entry.number + 1)

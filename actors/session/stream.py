@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, TurnEnded, TurnPaused
 from ropewalk.runtime.cell import Cell, refuse_deadlock

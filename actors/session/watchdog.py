@@ -18,23 +18,33 @@ LOOKS = 8
 class Watched(Protocol):
     """Who may fall silent: `heard` grows with every sign of life, `silence` is how many seconds without one are too many."""
 
-    heard: int
-    silence: float
-
+    @property
+    def heard(self) -> int: ...
+    @property
+    def silence(self) -> float: ...
     def fell_silent(self) -> None: ...
 
 
 class Watchdog:
-    """Looks at everyone who waits for a model, a few times in each one's longest silence. Its task lives only while somebody is watched."""
+    """Looks at everyone who waits for a model, a few times in the shortest silence allowed. Its task ends soon after nobody is watched."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._watched: dict[Watched, tuple[int, float]] = {}
+        self._needed = False
         self._running = False
+        self._interval = float("inf")
+        self._hurry: anyio.Event | None = None
 
     def watch(self, watched: Watched) -> None:
         """Call `fell_silent` when nothing is heard for too long from now on."""
         self._watched[watched] = (-1, 0.0)
+        self._needed = True
+        sooner = watched.silence / LOOKS
+        if sooner < self._interval:
+            self._interval = sooner
+            if self._hurry is not None:
+                self._hurry.set()
         if not self._running:
             self._running = True
             self._runtime.start(self._run)
@@ -45,11 +55,17 @@ class Watchdog:
 
     async def _run(self) -> None:
         try:
-            while self._watched:
-                await anyio.sleep(min(watched.silence for watched in self._watched) / LOOKS)
+            while self._needed:
+                # Most calls are over long before the first look: the task stays for one look more than it has to,
+                # because a new one for every call would cost more than the calls.
+                self._needed = bool(self._watched)
+                self._hurry = anyio.Event()
+                with anyio.move_on_after(self._interval):
+                    await self._hurry.wait()
                 self._look(self._runtime.clock.monotonic())
         finally:
             self._running = False
+            self._interval = float("inf")
 
     def _look(self, now: float) -> None:
         for watched, (heard, since) in list(self._watched.items()):

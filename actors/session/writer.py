@@ -24,7 +24,7 @@ __all__ = ["Writer"]
 class Writer:
     """Writes one incarnation of a session. Once a write has failed, every later one fails: the incarnation is over."""
 
-    __slots__ = ("_broken", "_cell", "_epoch", "_number", "_outbox", "_pending", "_staged", "publisher", "state")
+    __slots__ = ("_broken", "_cell", "_epoch", "_number", "_pending", "_staged", "outbox", "publisher", "state")
 
     def __init__(self, cell: Cell, state: SessionState, claim: Claim) -> None:
         self._cell = cell
@@ -32,7 +32,7 @@ class Writer:
         self._number = claim.last
         self._staged: list[Body] = []
         self._pending: Commit | None = None
-        self._outbox: deque[tuple[type[Event], str | None, dict[str, Any] | None, tuple[Any, ...]]] | None = None
+        self.outbox: deque[tuple[type[Event], str | None, dict[str, Any] | None, tuple[Any, ...]]] | None = None
         self._broken: Exception | None = None
         self.state = state
         self.publisher = cell.publisher
@@ -40,7 +40,7 @@ class Writer:
     @property
     def has_news(self) -> bool:
         """Whether announced events are durable and can be published now."""
-        return self._outbox is not None and not self._staged and self._pending is None
+        return self.outbox is not None and not self._staged and self._pending is None
 
     @property
     def is_durable(self) -> bool:
@@ -54,9 +54,9 @@ class Writer:
 
     def announce(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> None:
         """Have an event published once everything written so far is durable."""
-        if self._outbox is None:
-            self._outbox = deque()
-        self._outbox.append((kind, turn_id, request_state, fields))
+        if self.outbox is None:
+            self.outbox = deque()
+        self.outbox.append((kind, turn_id, request_state, fields))
 
     def flush(self) -> Commit | None:
         """Hand what was written to the journal. What comes back is to be waited for; None: all is durable.
@@ -90,12 +90,12 @@ class Writer:
 
     async def publish_news(self) -> None:
         """Publish what was announced, in order. An event is taken off before it goes out, so it never goes out twice."""
-        while self._outbox:
-            kind, turn_id, request_state, fields = self._outbox.popleft()
+        while self.outbox:
+            kind, turn_id, request_state, fields = self.outbox.popleft()
             pending = self.publisher.publish(kind, turn_id, request_state, *fields)
             if pending is not None:
                 await pending
-        self._outbox = None
+        self.outbox = None
 
     def move_to(self, cell: Cell, claim: Claim) -> bool:
         """Write for another cell from now on, under its claim; False when the log is not where this writer left it."""
@@ -106,8 +106,11 @@ class Writer:
 
     def _break(self, error: Exception) -> Exception:
         if self._broken is None:
-            self._broken = error if isinstance(error, JournalUnavailable | Fenced) else JournalUnavailable(f"the journal failed: {type(error).__name__}: {error}")
-            self._broken.__cause__ = error if error is not self._broken else None
+            if isinstance(error, JournalUnavailable | Fenced):
+                self._broken = error
+            else:
+                self._broken = JournalUnavailable(f"the journal failed: {type(error).__name__}: {error}")
+                self._broken.__cause__ = error
             if self._cell.actor is not None and not self._cell.busy:
                 self._cell.actor = None
         return self._broken

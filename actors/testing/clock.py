@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import anyio
-
 from ropewalk.runtime.clock import Clock
 
 __all__ = ["VirtualClock"]
@@ -18,4 +16,4 @@ class VirtualClock(Clock):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
-        self.time = lambda: START + anyio.current_time()
+        self.time = lambda: START + self.monotonic()

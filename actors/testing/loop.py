@@ -118,12 +118,12 @@ def _awaited(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
 
 def arule(**strategies: Any) -> Callable[[Callable[..., Awaitable[Any]]], Any]:
     """`hypothesis.stateful.rule` for an async method."""
-    return lambda method: stateful.rule(**strategies)(_awaited(method))
+    return lambda method: stateful.rule(**strategies)(_awaited(method))  # type: ignore[no-untyped-call]
 
 
 def ainitialize(**strategies: Any) -> Callable[[Callable[..., Awaitable[Any]]], Any]:
     """`hypothesis.stateful.initialize` for an async method."""
-    return lambda method: stateful.initialize(**strategies)(_awaited(method))
+    return lambda method: stateful.initialize(**strategies)(_awaited(method))  # type: ignore[no-untyped-call]
 
 
 def ainvariant() -> Callable[[Callable[..., Awaitable[Any]]], Any]:

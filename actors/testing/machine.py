@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from ropewalk.actors.errors import ContextWindowOverflow, ModelError, ModelThrottled
-from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, TurnEnded, TurnStarted
+from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, Snapshot, TurnEnded, TurnStarted
 from ropewalk.actors.messages import Message
 from ropewalk.actors.result import AgentResult
 from ropewalk.actors.session.handle import Session
@@ -77,7 +77,15 @@ def replies() -> st.SearchStrategy[Script]:
         st.just(ToolUse("unknown")),
         st.just(ToolUse("work", "{not json")),
     )
-    errors = st.sampled_from([ModelError("the provider is down"), ContextWindowOverflow(), ContextWindowOverflow(tokens=100, limit=60), ModelThrottled(retry_after=2.0), KeyError("bug")])
+    errors = st.sampled_from(
+        [
+            ModelError("the provider is down"),
+            ContextWindowOverflow(),
+            ContextWindowOverflow(tokens=100, limit=60),
+            ModelThrottled(retry_after=2.0),
+            KeyError("bug"),
+        ]
+    )
     answers = st.builds(
         Reply,
         text=texts,
@@ -252,7 +260,7 @@ class SessionMachine(TrioStateMachine):
             for event in self.events:
                 if event.session_id == session_id:
                     everything.take(event)
-            if got and type(got[0]).__name__ != "Snapshot" or not got:
+            if not (got and isinstance(got[0], Snapshot)):
                 for event in self.events:
                     if event.session_id == session_id:
                         tail.take(event)

@@ -6,9 +6,11 @@ It can be told to fail, which is how the laws of durability are tested before an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import anyio
+import anyio.lowlevel
 
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.journal.interface import Claim, Commit, JournalStatistics, Record, Snapshot
@@ -31,15 +33,15 @@ class _Log:
 
 
 class _Delayed:
-    """A commit that takes a while; it is durable even when nobody waits to hear of it."""
+    """A commit that takes a while from when it was made; it is durable even when nobody waits to hear of it."""
 
-    __slots__ = ("_seconds",)
+    __slots__ = ("_durable_at",)
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self._durable_at = anyio.current_time() + seconds
 
     async def wait(self) -> None:
-        await anyio.sleep(self._seconds)
+        await anyio.sleep_until(self._durable_at)
 
 
 class _Lost:
@@ -53,7 +55,7 @@ class _Lost:
 class MemoryJournal:
     """Logs kept in this process.
 
-    :param fault: asked before each append with the number of appends so far; what it names goes wrong with this one.
+    :param fault: asked before each append with the number of appends tried so far; what it names goes wrong with this one.
     :param lag: seconds a commit takes to be durable; 0 makes it durable at once.
     """
 
@@ -61,6 +63,7 @@ class MemoryJournal:
         self._logs: dict[str, _Log] = {}
         self._fault = fault
         self._lag = lag
+        self._tried = 0
         self._appends = 0
         self._snapshots = 0
         self._failures = 0
@@ -82,21 +85,20 @@ class MemoryJournal:
 
     def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any]) -> Commit | None:
         """Add records, all or none; see `Journal.append`."""
-        log = self._logs[actor_id]
-        if epoch != log.epoch:
-            raise Fenced(f"{actor_id!r} is written under epoch {log.epoch} now; epoch {epoch} may not write it")
-        fault = self._fault(self._appends) if self._fault is not None else None
-        self._appends += 1
+        log = self._owned(actor_id, epoch)
+        if not log.broken and first != len(log.bodies) + 1:
+            raise Fenced(f"record {first} of {actor_id!r} does not follow the last one, {len(log.bodies)}")
+        fault = self._fault(self._tried) if self._fault is not None else None
+        self._tried += 1
         if fault == "refuse" or log.broken:
             self._failures += 1
             raise JournalUnavailable(f"a write to the log of {actor_id!r} was refused")
-        if first != len(log.bodies) + 1:
-            raise Fenced(f"record {first} of {actor_id!r} does not follow the last one, {len(log.bodies)}")
         if fault == "lose":
             # A store that loses one write cannot be trusted with the next: they would leave a hole.
             self._failures += 1
             log.broken = True
             return _Lost()
+        self._appends += 1
         if not log.epochs or log.epochs[-1][1] != epoch:
             log.epochs.append((first, epoch))
         log.bodies.extend(bodies)
@@ -108,11 +110,7 @@ class MemoryJournal:
         if log is None:
             return ()
         spans = [*log.epochs, (len(log.bodies) + 1, 0)]
-        return [
-            Record(number, epoch, log.bodies[number - 1])
-            for (start, epoch), (end, _) in zip(spans, spans[1:], strict=False)
-            for number in range(max(start, after + 1), end)
-        ]
+        return [Record(number, epoch, log.bodies[number - 1]) for (start, epoch), (end, _) in pairwise(spans) for number in range(max(start, after + 1), end)]
 
     async def snapshot(self, actor_id: str) -> Snapshot | None:
         """The newest snapshot, None when there is none."""
@@ -121,9 +119,7 @@ class MemoryJournal:
 
     async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
         """Keep a snapshot in place of older ones."""
-        log = self._logs[actor_id]
-        if epoch != log.epoch:
-            raise Fenced(f"{actor_id!r} is written under epoch {log.epoch} now; epoch {epoch} may not write it")
+        log = self._owned(actor_id, epoch)
         log.snapshot = snapshot
         self._snapshots += 1
 
@@ -136,9 +132,17 @@ class MemoryJournal:
     def statistics(self) -> JournalStatistics:
         """A frozen record of what the journal holds and has done."""
         return JournalStatistics(
-            actors=len(self._logs),
+            actors=sum(bool(log.bodies) for log in self._logs.values()),
             records=sum(len(log.bodies) for log in self._logs.values()),
             appends=self._appends,
             snapshots=self._snapshots,
             failures=self._failures,
         )
+
+    def _owned(self, actor_id: str, epoch: int) -> _Log:
+        """The log, when this epoch may write it."""
+        log = self._logs.get(actor_id)
+        newest = 0 if log is None else log.epoch
+        if log is None or epoch != newest:
+            raise Fenced(f"{actor_id!r} is written under epoch {newest} now; epoch {epoch} may not write it")
+        return log

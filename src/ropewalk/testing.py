@@ -26,7 +26,7 @@ _LATER = {
     "EventFold": "ropewalk.actors.testing.fold",
 }
 
-__all__ = ["Reply", "Request", "Script", "ScriptedModel", "ToolUse", "strategies", *sorted(_LATER)]  # noqa: PLE0604
+__all__ = ["Reply", "Request", "Script", "ScriptedModel", "ToolUse"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,427 @@
+"""The one-line face: an agent and its one conversation behind a plain object.
+
+An `Agent` describes itself by an `AgentSpec` and keeps its conversation in a `Residence`, which lives in no runtime while
+nobody calls. A sync call takes it into the process' portal, an async one into the caller's runtime. So one agent may be used
+here and there, one call after the other, and what it leaves behind when it is dropped is nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypedDict, TypeVar, Unpack
+
+import attrs
+
+from ropewalk.actors.agent_stream import AgentStream
+from ropewalk.actors.conversation import ConversationManager
+from ropewalk.actors.errors import InvalidTool
+from ropewalk.actors.events import Event, TurnEnded
+from ropewalk.actors.handlers import CALLBACK_KINDS, CallbackAdapter, PrintingCallbackHandler, TurnCallbacks, ending
+from ropewalk.actors.handlers.callbacks import Keywords
+from ropewalk.actors.limits import Limits
+from ropewalk.actors.message_list import MessageList
+from ropewalk.actors.messages import Block, Message
+from ropewalk.actors.models import Model
+from ropewalk.actors.portal import portal
+from ropewalk.actors.residence import OwnSpec, Residence, Visit
+from ropewalk.actors.result import AgentResult
+from ropewalk.actors.session.acceptance import accept, withdraw
+from ropewalk.actors.session.actor import SessionActor
+from ropewalk.actors.session.direct import direct_tool_use, run_direct
+from ropewalk.actors.session.handle import PromptLike, Session
+from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
+from ropewalk.actors.session.stream import AskStream, OnLeave
+from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
+from ropewalk.actors.validity import copied, door
+from ropewalk.runtime.cell import Cell, refuse_deadlock
+from ropewalk.runtime.channel import Handler
+from ropewalk.runtime.clock import Clock
+from ropewalk.runtime.errors import InvalidHandler, InvalidOption
+from ropewalk.runtime.journal import Journal
+from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime, enclosing_runtime
+from ropewalk.runtime.supervision import Failure, attempt
+
+__all__ = ["Agent", "DirectTool", "DirectTools", "SpecOptions"]
+
+T = TypeVar("T")
+
+CallbackHandler = Callable[..., Any]
+
+
+class _Default(enum.Enum):
+    PRINTING = "a new PrintingCallbackHandler"
+
+    def __repr__(self) -> str:
+        return "PrintingCallbackHandler()"
+
+
+PRINTING: Final = _Default.PRINTING
+
+
+class SpecOptions(TypedDict, total=False):
+    """What an `Agent` takes beside its own arguments, as `AgentSpec` does."""
+
+    name: str
+    handlers: Iterable[Callable[[Any], Any]]
+    limits: Limits
+    when_busy: WhenBusy
+    mailbox: int
+    model_concurrency: int | None
+    ladder: Sequence[str]
+    context: Any
+
+
+@attrs.frozen
+class _Request:
+    """One prompt with what goes with it, checked."""
+
+    messages: list[Message]
+    request_state: dict[str, Any]
+    context: Any
+    when_busy: WhenBusy
+
+
+class Agent:
+    """A model, its tools and one conversation: ``Agent(model=...)("Hi there!")``.
+
+    :param model: an object that keeps the `Model` protocol; None takes what ``$ROPEWALK_MODEL`` names. Raises `NoModel`.
+    :param messages: what the conversation begins with; copied, and repaired where it can be. Raises `InvalidConversation`.
+    :param tools: functions decorated with `tool`, and `Tool` objects.
+    :param callback_handler: called with the keyword events of each turn, sync or async; None for silence.
+    :param conversation_manager: how the conversation is kept small; None is `SlidingWindowConversationManager()`.
+    :param record_direct_tool_call: whether ``agent.tool.NAME(...)`` joins the conversation unless the call says otherwise.
+    :param session_id: the conversation's name; None makes one.
+    :param journal: a `Journal` to keep it in; None is memory, for as long as the agent lives.
+
+    May be called sync, then async, then sync again. While a call is at work, further ones from the same runtime (all sync
+    ones share one) do what `when_busy` says; others raise `SessionBusy`.
+    """
+
+    def __init__(
+        self,
+        model: Model | str | None = None,
+        messages: Sequence[Message] | None = None,
+        tools: Iterable[Any] | None = None,
+        system_prompt: str | None = None,
+        callback_handler: CallbackHandler | Literal[_Default.PRINTING] | None = PRINTING,
+        conversation_manager: ConversationManager | None = None,
+        record_direct_tool_call: bool = True,
+        session_id: str | None = None,
+        journal: Journal | str | None = None,
+        **options: Unpack[SpecOptions],
+    ) -> None:
+        if isinstance(journal, str):
+            raise InvalidOption(f"journal={journal!r}: this version keeps sessions in memory only and takes no path; leave it out, or give a Journal object")
+        described: dict[str, Any] = {"model": model, "tools": tools, "system_prompt": system_prompt, "conversation_manager": conversation_manager, **options}
+        self._spec = AgentSpec(**described)
+        self.callback_handler = PrintingCallbackHandler() if callback_handler is PRINTING else callback_handler
+        self.record_direct_tool_call = record_direct_tool_call
+        opening = [] if messages is None else door(copied(messages))
+        self._residence = Residence(Clock().new_id() if session_id is None else check_session_id(session_id), journal, opening)
+        self._own_spec = self._as_own(self._spec)
+
+    def __repr__(self) -> str:
+        view = self._residence.view()
+        return f"<Agent {self._spec.name!r}, session {self.session_id!r}, {'not loaded' if view is None else f'{len(view)} messages'}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # What it is.
+
+    @property
+    def session_id(self) -> str:
+        """The name of its conversation."""
+        return self._residence.session_id
+
+    @property
+    def spec(self) -> AgentSpec:
+        """Its description."""
+        return self._spec
+
+    @property
+    def callback_handler(self) -> CallbackHandler | None:
+        """Who is called with the keyword events; what is set counts from the next call on. Raises `InvalidHandler`."""
+        return self._callback_handler
+
+    @callback_handler.setter
+    def callback_handler(self, handler: CallbackHandler | None) -> None:
+        if handler is not None and not callable(handler):
+            raise InvalidHandler(f"a callback handler is called with keywords; {handler!r:.200} is not callable, give a function, an object with __call__, or None")
+        self._callback_handler = handler
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The instructions every model call begins with. Setting it raises `SessionBusy` during a call."""
+        return self._spec.system_prompt
+
+    @system_prompt.setter
+    def system_prompt(self, prompt: str | None) -> None:
+        self._residence.refuse_at_work()
+        self._spec = attrs.evolve(self._spec, system_prompt=prompt)
+        self._own_spec = self._as_own(self._spec)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation now, as a list of copies whose mutators change it; so does assigning a list. See `MessageList`."""
+        return MessageList(self, self._messages())
+
+    @messages.setter
+    def messages(self, messages: Sequence[Message]) -> None:
+        wanted = list(messages)
+        if wanted != self._messages():
+            self.change_messages(lambda there: there.__setitem__(slice(None), wanted))
+
+    @property
+    def tool(self) -> DirectTools:
+        """Its tools, to be called without the model: ``agent.tool.calculator(expression="1+1")``."""
+        return DirectTools(self)
+
+    def actor_kind(self) -> AgentSpec:
+        """What `Runtime.open` makes sessions of when it is given an agent: its description."""
+        return self._spec
+
+    # Prompts.
+
+    def __call__(
+        self, prompt: PromptLike, *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None
+    ) -> AgentResult:
+        """Send a prompt and wait for its turn's result. Ctrl-C cancels the turn.
+
+        :param prompt: text, a list of content blocks, or a list of messages that ends with the user's.
+        :param request_state: JSON values for handlers and tools; copied, and returned as ``result.state``.
+        :param context: a live object for tools and handlers.
+        :param when_busy: what to do when a turn is running, in place of the agent's own policy.
+
+        Raises `ModelError` and kin, or `TurnFailed`, once the conversation is settled; `WouldDeadlock` from within its own turn.
+        """
+        request = self._request(prompt, request_state, context, when_busy)
+        return portal().call(lambda runtime: self._ask_in(runtime, request))
+
+    async def invoke_async(
+        self, prompt: PromptLike, *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None
+    ) -> AgentResult:
+        """Send a prompt and wait for its turn's result, in the runtime this code stands in, or in one opened for the call.
+
+        Leaving (a timeout, a cancellation) cancels the turn. Arguments and errors are those of calling the agent.
+        """
+        request = self._request(prompt, request_state, context, when_busy)
+        visit = await self._residence.arrive(self._own_spec, self._listen)
+        try:
+            return await self._ask(visit, request)
+        finally:
+            await self._residence.leave(visit)
+            if visit.transient is not None:
+                await visit.transient.wait_closed()
+
+    def stream(
+        self,
+        prompt: PromptLike,
+        *,
+        request_state: dict[str, Any] | None = None,
+        context: Any = None,
+        when_busy: WhenBusy | None = None,
+        kinds: Iterable[type[Event]] | None = None,
+        on_leave: OnLeave = "continue",
+    ) -> AgentStream[Event]:
+        """Send a prompt and watch its turn: ``async for event in agent.stream("Hi"): ...``.
+
+        :param kinds: event types; None is every kind but the raw ones.
+        :param on_leave: whether leaving before the end lets the turn go on, or cancels it.
+        """
+        request = self._request(prompt, request_state, context, when_busy)
+        chosen = None if kinds is None else frozenset(kinds)
+        return AgentStream(self._residence, lambda: self._watch(request, chosen, on_leave), _event_itself, cancels=on_leave == "cancel")
+
+    def stream_async(
+        self,
+        prompt: PromptLike,
+        *,
+        request_state: dict[str, Any] | None = None,
+        context: Any = None,
+        when_busy: WhenBusy | None = None,
+        on_leave: OnLeave = "continue",
+    ) -> AgentStream[Keywords]:
+        """Send a prompt and watch its turn as the dicts that callback handlers get; the agent's own gets each of them first."""
+        request = self._request(prompt, request_state, context, when_busy)
+        return AgentStream(self._residence, lambda: self._watch(request, CALLBACK_KINDS, on_leave), _as_keywords(), cancels=on_leave == "cancel")
+
+    def close(self) -> None:
+        """Take no more calls; what runs goes on to its end, and what was said can still be read. Closing twice does nothing."""
+        journal = self._residence.close()
+        if journal is not None:
+            portal().call(lambda runtime: journal.close())
+
+    # Its conversation.
+
+    def change_messages(self, change: Callable[[list[Message]], T]) -> tuple[T, list[Message]]:
+        """Have `change` work on a list of the messages, which then is the conversation; returns what it gave, and the messages.
+
+        The list passes the door: what can be repaired is. Raises `InvalidConversation` otherwise, `SessionBusy` during a call,
+        and whatever `change` raises; then nothing has changed.
+        """
+        self._residence.refuse_at_work()
+        given: list[T] = []
+
+        def changed(messages: Sequence[Message]) -> list[Message]:
+            draft = copied(messages)
+            given.append(change(draft))
+            return door(copied(draft))
+
+        if not self._residence.open_with(changed):
+            portal().call(lambda runtime: self._replace_in(runtime, changed))
+        return given[0], self._messages()
+
+    def _messages(self) -> list[Message]:
+        view = self._residence.view()
+        if view is None:
+            portal().call(self._load_in)
+            view = self._residence.view() or []
+        return copied(view)
+
+    async def _load_in(self, runtime: Runtime) -> None:
+        visit = self._residence.enter(self._own_spec, runtime, self._listen)
+        try:
+            await visit.cell.activate()
+        finally:
+            await self._residence.leave(visit)
+
+    async def _replace_in(self, runtime: Runtime, changed: Callable[[Sequence[Message]], list[Message]]) -> None:
+        visit = self._residence.enter(self._own_spec, runtime, self._listen, alone=True)
+        try:
+            actor = await visit.cell.activate()
+            if isinstance(actor, SessionActor):
+                await Session(visit.cell).set_messages(changed(actor.state.view.messages))
+        finally:
+            await self._residence.leave(visit)
+
+    # Tools.
+
+    def call_tool(self, name: str, tool_input: dict[str, Any], words: str | None = None, record: bool | None = None) -> Block:
+        """What ``agent.tool.NAME(...)`` does; `name` is exact. Raises `InvalidTool` when there is none of this name."""
+        if self._is_recorded(record):
+            self._residence.refuse_deadlock()
+            return portal().call(lambda runtime: self._record_tool_in(runtime, name, tool_input, words))
+        return portal().call(lambda runtime: self._run_tool(runtime, name, tool_input))
+
+    async def call_tool_async(self, name: str, tool_input: dict[str, Any], words: str | None = None, record: bool | None = None) -> Block:
+        """What ``await agent.tool.NAME.invoke_async(...)`` does; see `call_tool`."""
+        recorded = self._is_recorded(record)
+        if recorded:
+            self._residence.refuse_deadlock()
+        async with placed() as runtime:
+            return await (self._record_tool_in(runtime, name, tool_input, words) if recorded else self._run_tool(runtime, name, tool_input))
+
+    def _is_recorded(self, record: bool | None) -> bool:
+        self._residence.refuse_closed()
+        return self.record_direct_tool_call if record is None else record
+
+    async def _run_tool(self, runtime: Runtime, name: str, tool_input: dict[str, Any]) -> Block:
+        return await run_direct(self._spec, runtime, self.session_id, direct_tool_use(self._spec, runtime, name, tool_input), None)
+
+    async def _record_tool_in(self, runtime: Runtime, name: str, tool_input: dict[str, Any], words: str | None) -> Block:
+        visit = self._residence.enter(self._own_spec, runtime, self._listen)
+        try:
+            await visit.cell.activate()
+            return await Session(visit.cell).call_tool(name, tool_input, words=words)
+        finally:
+            await self._residence.leave(visit)
+
+    # Turns.
+
+    def _request(self, prompt: object, request_state: object, context: Any, when_busy: WhenBusy | None) -> _Request:
+        policy = self._spec.when_busy if when_busy is None else check_when_busy(when_busy)
+        request = _Request(prompt_messages(prompt), request_state_of(request_state), context, policy)
+        self._residence.refuse_deadlock()
+        return request
+
+    async def _ask_in(self, runtime: Runtime, request: _Request) -> AgentResult:
+        visit = self._residence.enter(self._own_spec, runtime, self._listen)
+        try:
+            return await self._ask(visit, request)
+        finally:
+            await self._residence.leave(visit)
+
+    async def _ask(self, visit: Visit, request: _Request) -> AgentResult:
+        cell = visit.cell
+        refuse_deadlock(cell)
+        prompt = await self._prompt(cell, request, owned=True)
+        accept(cell, prompt, request.when_busy)
+        try:
+            outcome = await attempt(prompt.outcome.wait())
+        finally:
+            if not prompt.outcome.settled:
+                withdraw(cell, prompt)
+        if isinstance(outcome, Failure):
+            await self._broke_off(visit, outcome.error)
+            raise outcome.error
+        return outcome
+
+    async def _watch(self, request: _Request, kinds: Iterable[type[Event]] | None, on_leave: OnLeave) -> tuple[Visit, AskStream]:
+        self._residence.refuse_deadlock()
+        visit = await self._residence.arrive(self._own_spec, self._listen)
+        begun = False
+        try:
+            cell = visit.cell
+            prompt = await self._prompt(cell, request, owned=False)
+            events = AskStream(cell, prompt, lambda: accept(cell, prompt, request.when_busy), kinds, on_leave)
+            await events.__aenter__()
+            begun = True
+        finally:
+            if not begun:
+                await self._residence.leave(visit)
+        return visit, events
+
+    async def _prompt(self, cell: Cell, request: _Request, *, owned: bool) -> Prompt:
+        if cell.actor is None:
+            await cell.activate()
+        prompt = Prompt(cell.clock.new_id(), request.messages, request.request_state, request.context, owned=owned)
+        if prompt.context is not None:
+            prompt.context.run(current_runtime.set, cell.runtime)  # what the turn calls by one line finds a runtime around it
+        return prompt
+
+    # Listening.
+
+    def _listen(self, cell: Cell) -> tuple[Handler, ...]:
+        """Add the handlers that listen while the conversation is in the cell's runtime: the spec's, then the callback."""
+
+        def outcome() -> AgentResult | Exception | None:
+            actor = cell.actor
+            return actor.driver.result if isinstance(actor, SessionActor) and actor.driver is not None else None
+
+        add = cell.runtime.events.add_handler
+        handlers = [add(handler, sessions=cell.id) for handler in self._spec.handlers]
+        if self._callback_handler is not None:
+            handlers.append(add(TurnCallbacks(self._callback_handler, outcome), CALLBACK_KINDS, cell.id))
+        return tuple(handlers)
+
+    async def _broke_off(self, visit: Visit, error: Exception) -> None:
+        """See that callbacks hear the end of a turn that could publish none."""
+        for handler in visit.stay.handlers:
+            if isinstance(handler.callback, TurnCallbacks) and not visit.cell.busy:
+                told = handler.callback.broke_off(error)
+                if told is not None:
+                    await attempt(told)
+
+    def _as_own(self, spec: AgentSpec) -> OwnSpec:
+        # Handlers are added for each stay, and one session needs no bound on how many call the model: so a runtime keeps nothing.
+        described = attrs.asdict(spec, recurse=False) | {"handlers": (), "model_concurrency": None}
+        return OwnSpec(residence=self._residence, **described)
+
+
+def _event_itself(given: Event | AgentResult | Exception) -> Sequence[Event]:
+    return (given,) if isinstance(given, Event) else ()
+
+
+def _as_keywords() -> Callable[[Event | AgentResult | Exception], Sequence[Keywords]]:
+    adapter = CallbackAdapter()
+
+    def convert(given: Event | AgentResult | Exception) -> Sequence[Keywords]:
+        return adapter.feed(given) if isinstance(given, Event) else (ending(given),)
+
+    return convert

@@ -1,0 +1,114 @@
+"""An agent's turn as an async iterator that opens no scope and no task of the reader's, so that it can be left anywhere."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import anyio
+
+from ropewalk.actors.events import Event
+from ropewalk.actors.residence import Residence, Visit
+from ropewalk.actors.result import AgentResult
+from ropewalk.actors.session.stream import AskStream, Turn
+from ropewalk.runtime.supervision import Failure, attempt
+
+__all__ = ["AgentStream", "Convert"]
+
+T = TypeVar("T")
+
+Convert = Callable[[Event | AgentResult | Exception], Sequence[T]]
+"""What a reader gets of an event, and of how the turn ended."""
+
+
+class AgentStream(Generic[T]):
+    """What happens in one turn: ``async for event in agent.stream("Hi"): ...``.
+
+    The prompt is sent with the first step, or on entering ``async with agent.stream("Hi") as events:``. Iterating to the end
+    raises what failed the turn, and leaves the agent at rest. A reader who leaves early lets the turn go on; with
+    ``on_leave="cancel"``, leaving the ``async with`` block or calling `aclose` ends it.
+    """
+
+    def __init__(self, residence: Residence, begin: Callable[[], Awaitable[tuple[Visit, AskStream]]], convert: Convert[T], *, cancels: bool) -> None:
+        self._residence = residence
+        self._begin = begin
+        self._convert = convert
+        self._cancels = cancels
+        self._visit: Visit | None = None
+        self._events: AskStream | None = None
+        self._ready: deque[T] = deque()
+        self._error: Exception | None = None
+        self._departed = anyio.Event()
+        self._begun = False
+        self._over = False
+
+    @property
+    def turn(self) -> Turn | None:
+        """The work's handle, None before the first step."""
+        return None if self._events is None else self._events.turn
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        if not self._begun:
+            await self._start()
+        while not self._ready:
+            if self._over or self._events is None:
+                error, self._error = self._error, None
+                raise error or StopAsyncIteration
+            await self._read(self._events)
+        return self._ready.popleft()
+
+    async def aclose(self) -> None:
+        """Read no more. Does nothing when the end was read already."""
+        self._begun = True
+        if self._events is None or self._over:
+            return
+        self._over = True
+        self._ready.clear()
+        await self._events.__aexit__(None, None, None)
+        if self._cancels:
+            await self._wait_departed()
+
+    async def _start(self) -> None:
+        self._begun = True
+        self._visit, self._events = await self._begin()
+        self._visit.cell.runtime.start(self._depart, self._visit, self._events.turn)
+
+    async def _read(self, events: AskStream) -> None:
+        """Take in the next event, or how it all ended."""
+        read = await attempt(events.__anext__())
+        if not isinstance(read, Failure):
+            self._ready.extend(self._convert(read))
+            return
+        ended: AgentResult | Exception = read.error
+        if isinstance(read.error, StopAsyncIteration):
+            ended = await events.turn.result()
+        else:
+            self._error = read.error
+        self._over = True
+        self._ready.extend(self._convert(ended))
+        await self._wait_departed()
+
+    async def _depart(self, visit: Visit, turn: Turn) -> None:
+        """Leave the conversation when the turn has its outcome, whether or not anybody still reads."""
+        try:
+            await attempt(turn.result())
+        finally:
+            await self._residence.leave(visit)
+            self._departed.set()
+
+    async def _wait_departed(self) -> None:
+        await self._departed.wait()
+        if self._visit is not None and self._visit.transient is not None:
+            await self._visit.transient.wait_closed()

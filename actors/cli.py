@@ -1,0 +1,63 @@
+"""The command line. What a command needs is imported by the command, so that ``ropewalk --version`` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Literal
+
+import click
+
+__all__ = ["cli", "main"]
+
+
+def main() -> None:
+    """Run the command line; ends the process with its exit status."""
+    _prepare_process()
+    cli(prog_name="ropewalk")
+
+
+def _prepare_process() -> None:
+    """What a program may do and a library may not: decide about logging and output for the whole process."""
+    import logging
+
+    import structlog
+
+    # Warnings would land in the middle of what a command shows; errors go where errors go.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ropewalk", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Ropewalk: conversations with language models, each an actor."""
+
+
+@cli.command()
+@click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop to run on.")
+@click.option("--sessions", type=click.IntRange(min=1), default=5000, show_default=True, help="How many sessions stream at once.")
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="Play only so many conversations of each set.")
+@click.option("--skip-conversations", is_flag=True, help="Leave the real conversations out.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Where the real conversations are installed.  [default: where `make conversations` puts them]",
+)
+def tour(backend: Literal["asyncio", "trio"], sessions: int, limit: int | None, skip_conversations: bool, folder: Path | None) -> None:
+    """See what Ropewalk does: it runs as you watch, and is checked. Takes less than a minute and asks nothing."""
+    if backend == "trio":
+        os.environ.setdefault("ROPEWALK_BACKEND", backend)  # the first steps are sync code, which has its loop in a thread
+    from ropewalk.actors.tour import TourOptions, run_tour
+
+    problems = run_tour(TourOptions(backend=backend, sessions=sessions, limit=limit, conversations=not skip_conversations, folder=folder))
+    if problems:
+        raise click.ClickException("\n".join(problems))

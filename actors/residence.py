@@ -1,0 +1,253 @@
+"""Where an agent's one conversation lives: in at most one runtime at a time, moving to whoever calls.
+
+Between calls the conversation rests: its incarnation belongs to no runtime, and no runtime knows of it. A call takes it into
+the caller's runtime, where it stays as long as anybody there uses it. Deciding who may have it is synchronous and under a
+lock, because callers may be in different threads; all else happens in the event loop of the runtime that has it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import attrs
+
+from ropewalk.actors.messages import Message
+from ropewalk.actors.session.activation import activate, adopt
+from ropewalk.actors.session.actor import SessionActor
+from ropewalk.actors.spec import AgentSpec
+from ropewalk.actors.transient import TransientRuntime
+from ropewalk.runtime.cell import Cell, refuse_deadlock
+from ropewalk.runtime.channel import Handler
+from ropewalk.runtime.errors import RuntimeClosed, SessionBusy
+from ropewalk.runtime.journal import Journal, MemoryJournal
+from ropewalk.runtime.runtime import Runtime, enclosing_runtime
+
+__all__ = ["OwnSpec", "Residence", "Stay", "Visit"]
+
+SETTLING_SECONDS = 5.0
+"""How long the last one to leave waits, even when cancelled, for the conversation to come to rest."""
+
+_moving = threading.Lock()
+
+
+class Stay:
+    """The conversation's time in one runtime, from the first who comes to the last who leaves."""
+
+    __slots__ = ("cell", "handlers", "process", "users")
+
+    def __init__(self, cell: Cell, handlers: tuple[Handler, ...]) -> None:
+        self.cell = cell
+        self.handlers = handlers
+        self.process = os.getpid()
+        self.users = 0
+
+    @property
+    def at_work(self) -> bool:
+        """Whether anybody uses it, or a turn they left behind is being settled."""
+        return self.users > 0 or self.cell.busy
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its runtime is gone: with a fork, whose child has no other threads, or closed."""
+        return self.process != os.getpid() or (not self.cell.runtime.is_open and not self.cell.busy)
+
+
+@attrs.frozen
+class Visit:
+    """One user's part in a stay; `transient` is the runtime that was opened for it, where one was."""
+
+    stay: Stay
+    transient: TransientRuntime | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The conversation's place in the runtime."""
+        return self.stay.cell
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class OwnSpec(AgentSpec):
+    """The spec as the agent's own session has it: an incarnation that rests is moved rather than made anew."""
+
+    residence: Residence
+
+    async def activate(self, cell: Cell, *, create: bool, **seed: Any) -> SessionActor:
+        """The incarnation for this cell; see `ActorKind.activate`."""
+        return await self.residence.activate(self, cell)
+
+
+class Residence:
+    """One conversation and where it is.
+
+    :param journal: where it is recorded; None is memory.
+    :param opening: the messages it begins with, valid; `SessionExists` when the journal knows it already and there are any.
+    """
+
+    def __init__(self, session_id: str, journal: Journal | None, opening: Sequence[Message]) -> None:
+        self.session_id = session_id
+        self._journal: Journal = MemoryJournal() if journal is None else journal
+        self._is_journal_given = journal is not None
+        self._is_journal_open = False
+        self._opening: list[Message] | None = list(opening)
+        self._actor: SessionActor | None = None
+        self._stay: Stay | None = None
+        self._transient: TransientRuntime | None = None
+        self._is_closed = False
+
+    # Coming and going.
+
+    def refuse_deadlock(self) -> None:
+        """Raise `WouldDeadlock` when the calling code is part of a turn of this conversation."""
+        stay = self._stay
+        if stay is not None:
+            refuse_deadlock(stay.cell)
+
+    def refuse_at_work(self) -> None:
+        """Raise `SessionBusy` when somebody uses the conversation now."""
+        stay = self._stay
+        if stay is not None and stay.at_work and not stay.is_over:
+            raise SessionBusy(f"the agent {self.session_id!r} is in the middle of a call; try again when it is done")
+
+    def enter(self, spec: OwnSpec, runtime: Runtime, listen: Callable[[Cell], tuple[Handler, ...]], *, alone: bool = False) -> Visit:
+        """Have the conversation in this runtime, until `leave`. Called in the runtime's own event loop.
+
+        Raises `SessionBusy` when it is at work in another one, or with `alone` at all; `RuntimeClosed` after `close`.
+
+        :param listen: adds the handlers that listen during the stay.
+        """
+        with _moving:
+            if self._is_closed:
+                raise RuntimeClosed(f"the agent {self.session_id!r} was closed; make a new one, with its messages if it is to go on")
+            stay = self._stay
+            if stay is not None and stay.is_over:
+                self._abandon(stay)
+                stay = None
+            if stay is not None and (alone and stay.at_work or stay.cell.runtime is not runtime):
+                raise SessionBusy(
+                    f"the agent {self.session_id!r} is in the middle of a call from another thread or runtime; wait for it, "
+                    "make both calls in one `async with Runtime():` block, where they queue, or give each caller an agent of its own"
+                )
+            if stay is None:
+                stay = self._stay = self._move_in(spec, runtime, listen)
+            stay.users += 1
+            return Visit(stay)
+
+    async def arrive(self, spec: OwnSpec, listen: Callable[[Cell], tuple[Handler, ...]]) -> Visit:
+        """`enter` the runtime the calling code stands in; where there is none, one that is opened for as long as it is used."""
+        runtime = enclosing_runtime()
+        if runtime is not None:
+            return self.enter(spec, runtime, listen)
+        transient = self._transient
+        if transient is None or not transient.can_be_joined():
+            transient = self._transient = TransientRuntime()
+        runtime = await transient.join()
+        entered = False
+        try:
+            visit = self.enter(spec, runtime, listen)
+            entered = True
+        finally:
+            if not entered:
+                transient.leave()
+        return Visit(visit.stay, transient)
+
+    async def leave(self, visit: Visit) -> None:
+        """End a visit. The last one to go sees the conversation come to rest; a cancelled one too, for a while."""
+        stay = visit.stay
+        try:
+            with _moving:
+                stay.users -= 1
+            if not stay.users and stay.cell.busy:
+                with anyio.move_on_after(SETTLING_SECONDS, shield=True):
+                    await stay.cell.wait_idle()
+            if not self._put_to_rest(stay) and not stay.users and stay.cell.runtime.is_open:
+                stay.cell.runtime.start(self._rest_later, stay)
+        finally:
+            if visit.transient is not None:
+                visit.transient.leave()
+
+    def close(self) -> Journal | None:
+        """Take no more calls; what runs goes on to its end. Returns the journal that has to be closed now, if there is one."""
+        with _moving:
+            self._is_closed = True
+            opened, self._is_journal_open = self._is_journal_open, False
+        return self._journal if opened and self._is_journal_given else None
+
+    def _move_in(self, spec: OwnSpec, runtime: Runtime, listen: Callable[[Cell], tuple[Handler, ...]]) -> Stay:
+        if runtime.known(self.session_id) is not None:
+            raise SessionBusy(f"another conversation called {self.session_id!r} is in this runtime now; give the agent a session_id of its own")
+        cell = runtime.cell(self.session_id, spec, self._journal)
+        return Stay(cell, listen(cell))
+
+    async def _rest_later(self, stay: Stay) -> None:
+        await stay.cell.wait_idle()
+        self._put_to_rest(stay)
+
+    def _put_to_rest(self, stay: Stay) -> bool:
+        """Take the conversation out of its runtime, when nobody uses it any more and nothing is under way."""
+        with _moving:
+            if stay is not self._stay or stay.at_work:
+                return stay is not self._stay
+            self._abandon(stay)
+        for handler in stay.handlers:
+            handler.remove()
+        stay.cell.runtime.release(stay.cell)
+        return True
+
+    def _abandon(self, stay: Stay) -> None:
+        actor = stay.cell.actor
+        # One that was in the middle of something when its thread was lost is made anew from the journal.
+        self._actor = actor if isinstance(actor, SessionActor) and not stay.cell.busy else None
+        stay.cell.actor = None
+        self._stay = None
+
+    # The conversation.
+
+    async def activate(self, spec: OwnSpec, cell: Cell) -> SessionActor:
+        """Bring the conversation into this cell: as it rests, or else from the journal."""
+        if not self._is_journal_open:
+            await self._journal.open()
+            self._is_journal_open = True
+        try:
+            actor = self._actor
+            if actor is not None:
+                actor.spec = spec
+                actor = await adopt(actor, cell)
+            if actor is None:
+                seed = {"messages": self._opening} if self._opening else {}
+                actor = await activate(spec, cell, create=True, **seed)
+            self._opening = None
+            cell.actor = actor  # before it is let go of here: another thread may be reading
+            return actor
+        finally:
+            self._actor = None
+
+    def view(self) -> list[Message] | None:
+        """The messages as they are, shared ones, safe to call from any thread; None when the journal has to be asked first."""
+        stay = self._stay
+        actor = self._actor if stay is None or stay.cell.actor is None else stay.cell.actor
+        if isinstance(actor, SessionActor):
+            return list(actor.state.view.messages)
+        opening = self._opening
+        return None if opening is None or (self._is_journal_given and not opening) else list(opening)
+
+    def open_with(self, change: Callable[[list[Message]], list[Message]]) -> bool:
+        """Change the messages a conversation that has not begun will begin with; False when it may have begun."""
+        with _moving:
+            if self._opening is None or self._stay is not None or self._is_journal_given:
+                return False
+            self._opening = change(self._opening)
+            return True
+
+
+def _forget() -> None:
+    """In a child process: whoever held the lock stayed with the parent."""
+    global _moving
+    _moving = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

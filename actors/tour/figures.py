@@ -1,0 +1,76 @@
+"""What the tour measures of a crowd of sessions, and how."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import tracemalloc
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from ropewalk.actors.spec import AgentSpec
+from ropewalk.actors.testing import ScriptedModel
+from ropewalk.runtime.runtime import Runtime
+
+__all__ = ["Figures", "Life", "cpu_seconds", "idle_bytes", "percentile"]
+
+
+@attrs.frozen(kw_only=True)
+class Figures:
+    """What came of many sessions at once.
+
+    `seconds` and `cpu` are wall and processor seconds from the first prompt to the last turn's end; `p50` and `p99` are the
+    seconds from a prompt to its turn's end; `session_bytes` is what the runtime keeps of a session that does nothing.
+    """
+
+    sessions: int
+    turns: int
+    seconds: float
+    cpu: float
+    p50: float
+    p99: float
+    session_bytes: float
+
+
+@attrs.frozen
+class Life:
+    """A session to be, and what is said in it."""
+
+    session_id: str
+    spec: AgentSpec
+    prompts: Sequence[str]
+
+
+def cpu_seconds() -> float:
+    """Processor seconds this process has taken so far, as exact as the system counts them."""
+    spent = os.times()
+    return spent.user + spent.system
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The smallest value that this share of the values does not exceed; 0.0 when there are none."""
+    ordered = sorted(values)
+    return ordered[math.ceil(share * len(ordered)) - 1] if ordered else 0.0
+
+
+async def idle_bytes(lives: Sequence[Life]) -> float:
+    """Bytes a runtime keeps of each of these sessions once they have had their turns: its history, and its journal in memory.
+
+    The specs and what their tools hold are not counted. The sessions talk one after the other.
+    """
+    gc.collect()
+    tracemalloc.start()
+    try:
+        async with Runtime() as runtime:
+            for life in lives:
+                session = await runtime.open(life.session_id, life.spec)
+                for prompt in life.prompts:
+                    await session.ask(prompt)
+                if isinstance(life.spec.model, ScriptedModel):
+                    life.spec.model.requests.clear()  # what a scripted model remembers is not the session's
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0] / max(1, len(lives))
+    finally:
+        tracemalloc.stop()

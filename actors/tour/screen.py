@@ -1,0 +1,149 @@
+"""Where the tour is shown: a terminal, or a pipe, which gets the same lines without colour and without anything that moves."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pygments.token import Comment, Keyword, Number, String
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.style import Style
+from rich.syntax import ANSISyntaxTheme, Syntax
+from rich.table import Table
+from rich.text import Text
+
+from ropewalk.runtime.clock import Clock
+
+__all__ = ["Screen", "source_of"]
+
+WIDTH = 100
+INDENT = 2
+
+# Only colours of the terminal's own palette, and of those only the ones that can be read on light and on dark alike.
+COLOURS = ANSISyntaxTheme({Keyword: Style(bold=True), String: Style(color="green"), Number: Style(color="magenta"), Comment: Style(dim=True)})
+
+
+class Screen:
+    """Prints to a rich console, at most 100 columns wide. Every method prints whole lines."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.console.width = min(self.console.width, WIDTH) if self.console.is_terminal else WIDTH
+        self._now = Clock().stopwatch
+        self._began = self._now()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the tour began."""
+        return self._now() - self._began
+
+    @contextmanager
+    def part(self, title: str, says: str) -> Iterator[None]:
+        """A part of the tour: its title, what is to be seen, and below it the seconds it took."""
+        self.console.print()
+        self.console.print(Text(title, style="bold underline"))
+        self.say(says)
+        began = self._now()
+        yield
+        self.console.print()
+        self._lines(f"This part took {self._now() - began:.1f} s.", style="dim")
+
+    def say(self, text: str, *, style: str = "") -> None:
+        """A paragraph, after an empty line."""
+        self.console.print()
+        self._lines(text, style=style)
+
+    def step(self, title: str, says: str) -> None:
+        """The heading of something small within a part."""
+        self.console.print()
+        lines = textwrap.wrap(f"{title}. {says}", self.console.width - INDENT)
+        for number, line in enumerate(lines):
+            text = Text(" " * INDENT + line)
+            if number == 0:
+                text.stylize("bold", INDENT, INDENT + len(title) + 1)
+            self._print(text)
+
+    def code(self, *sources: str) -> None:
+        """Python source, in colour where there is any."""
+        syntax = Syntax("", "python", theme=COLOURS, background_color="default")
+        for line in syntax.highlight("\n".join(sources).strip("\n")).split("\n"):
+            self._print(Text.assemble(" " * INDENT, ("│ ", "dim"), line))
+
+    def came_out(self, *lines: str) -> None:
+        """What the code above gave."""
+        for line in lines:
+            for number, piece in enumerate(textwrap.wrap(line, self.console.width - INDENT - 2, subsequent_indent="  ") or [""]):
+                self._print(Text.assemble(" " * INDENT, ("→ " if number == 0 else "  ", "bold green"), piece))
+
+    def good(self, text: str) -> None:
+        """Something that was checked and is as it should be."""
+        self._marked("✓", "bold green", text)
+
+    def bad(self, text: str) -> None:
+        """Something that is missing or wrong."""
+        self._marked("✗", "bold red", text)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, footer: Sequence[str] | None = None) -> None:
+        """A table: the first column to the left, the others to the right."""
+        table = Table(box=SIMPLE_HEAD, show_footer=footer is not None, padding=(0, 1, 0, 0), header_style="bold", footer_style="bold")
+        for place, column in enumerate(columns):
+            table.add_column(column, footer[place] if footer else "", justify="right" if place else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(Padding(table, (0, 0, 0, INDENT - 1), expand=False))
+
+    @contextmanager
+    def bar(self, total: int, says: str) -> Iterator[Bar]:
+        """A live bar while the block runs, gone after it; only in a terminal."""
+        columns = (TextColumn(" " * (INDENT - 1)), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal, refresh_per_second=8) as progress:
+            yield Bar(progress, progress.add_task(says, total=total))
+
+    def _marked(self, mark: str, style: str, text: str) -> None:
+        self.console.print()
+        for number, line in enumerate(textwrap.wrap(text, self.console.width - INDENT - 2)):
+            self._print(Text.assemble(" " * INDENT, (f"{mark} " if number == 0 else "  ", style), line))
+
+    def _lines(self, text: str, *, style: str = "") -> None:
+        for paragraph in text.splitlines():
+            for line in textwrap.wrap(paragraph, self.console.width - INDENT, subsequent_indent=" " * (len(paragraph) - len(paragraph.lstrip()))):
+                self._print(Text(" " * INDENT + line, style=style))
+
+    def _print(self, text: Text) -> None:
+        # A terminal that is too narrow breaks a line better than we could: what is copied from it is still one line.
+        self.console.print(text, soft_wrap=True)
+
+
+class Bar:
+    """A live bar, to be told how far things are; tells nobody where there is no terminal."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress = progress
+        self._task = task
+
+    @property
+    def visible(self) -> bool:
+        """Whether anybody sees it."""
+        return not self._progress.disable
+
+    def show(self, completed: int, says: str) -> None:
+        """The bar at this many of its total, with these words."""
+        self._progress.update(self._task, completed=completed, description=says)
+
+
+def source_of(function: Any, *, whole: bool = False) -> str:
+    """The lines of a function's body as they stand in its file, without its docstring; `whole` gives all of it, or of a class."""
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    if whole:
+        return "\n".join(lines)
+    definition: Any = ast.parse("\n".join(lines)).body[0]
+    body = definition.body[1:] if ast.get_docstring(definition) is not None else definition.body
+    first = min(node.lineno for node in (body[0], *getattr(body[0], "decorator_list", ())))
+    return textwrap.dedent("\n".join(lines[first - 1 :]))

@@ -1,0 +1,101 @@
+"""A runtime for the calls of one agent in an event loop that has none: it opens with the first and closes with the last.
+
+It lives in a task that hangs from the event loop itself, not from a caller. So a caller that leaves early harms none of the
+others, and no cancel scope stands open in the task of somebody who reads a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import structlog
+
+from ropewalk.runtime.errors import RuntimeClosed
+from ropewalk.runtime.outcome import Outcome
+from ropewalk.runtime.runtime import Runtime
+from ropewalk.runtime.supervision import Failure, attempt, contain
+
+__all__ = ["TransientRuntime"]
+
+CLOSING_SECONDS = 10.0
+log = structlog.get_logger("ropewalk")
+
+
+class TransientRuntime:
+    """A runtime that is open as long as somebody has joined it. Made in the event loop it is for."""
+
+    def __init__(self) -> None:
+        self._loop: object = anyio.lowlevel.current_token()
+        self._users = 0
+        self._begun = False
+        self._left = anyio.Event()
+        self._closed = anyio.Event()
+        self._opened: Outcome[Runtime] = Outcome()
+
+    def can_be_joined(self) -> bool:
+        """Whether it belongs to the calling code's event loop and is not closing."""
+        return not self._left.is_set() and self._loop == anyio.lowlevel.current_token()
+
+    async def join(self) -> Runtime:
+        """The runtime, open until everybody who joined has left. Raises what kept it from opening; then nobody has to leave."""
+        self._users += 1
+        if not self._begun:
+            self._begun = True
+            _start_on_the_loop(self._live)
+        joined = False
+        try:
+            runtime = await self._opened.wait()
+            joined = True
+        finally:
+            if not joined:
+                self.leave()
+        return runtime
+
+    def leave(self) -> None:
+        """Done with it; the last one to leave has it close."""
+        self._users -= 1
+        if not self._users:
+            self._left.set()
+
+    async def wait_closed(self) -> None:
+        """Return when it is closed, if everybody has left; cancellation waits for that too, within a bound."""
+        if self._left.is_set() and not self._closed.is_set():
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                await self._closed.wait()
+
+    async def _live(self) -> None:
+        try:
+            ended = await attempt(self._run())
+            if isinstance(ended, Failure) and not self._opened.fail(ended.error):
+                log.error("transient_runtime_failed", exc_info=ended.error)
+        finally:
+            self._opened.fail(RuntimeClosed("the event loop ended before the runtime was open"))
+            self._left.set()
+            self._closed.set()
+
+    async def _run(self) -> None:
+        async with Runtime() as runtime:
+            self._opened.settle(runtime)
+            await self._left.wait()
+
+
+_on_the_loop: set[asyncio.Task[None]] = set()
+"""The loop itself keeps its tasks weakly."""
+
+
+def _start_on_the_loop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a task that belongs to nobody but the running event loop, in a clean context; the loop's end cancels it."""
+    context = contextvars.Context()
+    if isinstance(contain(asyncio.current_task), asyncio.Task):
+        task = asyncio.get_running_loop().create_task(work(), context=context)
+        _on_the_loop.add(task)
+        task.add_done_callback(_on_the_loop.discard)
+    else:
+        import trio
+
+        trio.lowlevel.spawn_system_task(work, context=context)
