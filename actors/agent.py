@@ -8,7 +8,8 @@ here and there, one call after the other, and what it leaves behind when it is d
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypedDict, TypeVar, Unpack
 
@@ -16,8 +17,8 @@ import attrs
 
 from ropewalk.actors.agent_stream import AgentStream
 from ropewalk.actors.conversation import ConversationManager
-from ropewalk.actors.errors import InvalidTool
-from ropewalk.actors.events import Event, TurnEnded
+from ropewalk.actors.direct_tools import DirectTool, DirectTools
+from ropewalk.actors.events import Event
 from ropewalk.actors.handlers import CALLBACK_KINDS, CallbackAdapter, PrintingCallbackHandler, TurnCallbacks, ending
 from ropewalk.actors.handlers.callbacks import Keywords
 from ropewalk.actors.limits import Limits
@@ -25,22 +26,22 @@ from ropewalk.actors.message_list import MessageList
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.models import Model
 from ropewalk.actors.portal import portal
-from ropewalk.actors.residence import OwnSpec, Residence, Visit
+from ropewalk.actors.residence import OwnSpec, Residence, Stay
 from ropewalk.actors.result import AgentResult
-from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.direct import direct_tool_use, run_direct
 from ropewalk.actors.session.handle import PromptLike, Session
-from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
+from ropewalk.actors.session.prompt import prompt_messages, request_state_of
 from ropewalk.actors.session.stream import AskStream, OnLeave
 from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
+from ropewalk.actors.transient import Place
 from ropewalk.actors.validity import copied, door
-from ropewalk.runtime.cell import Cell, refuse_deadlock
+from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption
 from ropewalk.runtime.journal import Journal
-from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime, enclosing_runtime
+from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime
 from ropewalk.runtime.supervision import Failure, attempt
 
 __all__ = ["Agent", "DirectTool", "DirectTools", "SpecOptions"]
@@ -75,12 +76,10 @@ class SpecOptions(TypedDict, total=False):
 
 @attrs.frozen
 class _Request:
-    """One prompt with what goes with it, checked."""
+    """One prompt, with what `Session.ask` and `Session.stream` take beside it."""
 
-    messages: list[Message]
-    request_state: dict[str, Any]
-    context: Any
-    when_busy: WhenBusy
+    prompt: PromptLike
+    options: dict[str, Any]
 
 
 class Agent:
@@ -152,7 +151,9 @@ class Agent:
     @callback_handler.setter
     def callback_handler(self, handler: CallbackHandler | None) -> None:
         if handler is not None and not callable(handler):
-            raise InvalidHandler(f"a callback handler is called with keywords; {handler!r:.200} is not callable, give a function, an object with __call__, or None")
+            raise InvalidHandler(
+                f"a callback handler is called with keywords; {handler!r:.200} is not callable, give a function, an object with __call__, or None"
+            )
         self._callback_handler = handler
 
     @property
@@ -211,13 +212,8 @@ class Agent:
         Leaving (a timeout, a cancellation) cancels the turn. Arguments and errors are those of calling the agent.
         """
         request = self._request(prompt, request_state, context, when_busy)
-        visit = await self._residence.arrive(self._own_spec, self._listen)
-        try:
-            return await self._ask(visit, request)
-        finally:
-            await self._residence.leave(visit)
-            if visit.transient is not None:
-                await visit.transient.wait_closed()
+        async with self._residence.places.find() as runtime:
+            return await self._ask_in(runtime, request)
 
     def stream(
         self,
@@ -236,7 +232,7 @@ class Agent:
         """
         request = self._request(prompt, request_state, context, when_busy)
         chosen = None if kinds is None else frozenset(kinds)
-        return AgentStream(self._residence, lambda: self._watch(request, chosen, on_leave), _event_itself, cancels=on_leave == "cancel")
+        return AgentStream(self._residence, lambda: self._watch(request, chosen, on_leave), _event_itself, on_leave)
 
     def stream_async(
         self,
@@ -249,7 +245,7 @@ class Agent:
     ) -> AgentStream[Keywords]:
         """Send a prompt and watch its turn as the dicts that callback handlers get; the agent's own gets each of them first."""
         request = self._request(prompt, request_state, context, when_busy)
-        return AgentStream(self._residence, lambda: self._watch(request, CALLBACK_KINDS, on_leave), _as_keywords(), cancels=on_leave == "cancel")
+        return AgentStream(self._residence, lambda: self._watch(request, CALLBACK_KINDS, on_leave), _as_keywords(), on_leave)
 
     def close(self) -> None:
         """Take no more calls; what runs goes on to its end, and what was said can still be read. Closing twice does nothing."""
@@ -285,20 +281,20 @@ class Agent:
         return copied(view)
 
     async def _load_in(self, runtime: Runtime) -> None:
-        visit = self._residence.enter(self._own_spec, runtime, self._listen)
+        stay = self._residence.enter(self._own_spec, runtime, self._listen)
         try:
-            await visit.cell.activate()
+            await stay.cell.activate()
         finally:
-            await self._residence.leave(visit)
+            await self._residence.leave(stay)
 
     async def _replace_in(self, runtime: Runtime, changed: Callable[[Sequence[Message]], list[Message]]) -> None:
-        visit = self._residence.enter(self._own_spec, runtime, self._listen, alone=True)
+        stay = self._residence.enter(self._own_spec, runtime, self._listen, alone=True)
         try:
-            actor = await visit.cell.activate()
+            actor = await stay.cell.activate()
             if isinstance(actor, SessionActor):
-                await Session(visit.cell).set_messages(changed(actor.state.view.messages))
+                await Session(stay.cell).set_messages(changed(actor.state.view.messages))
         finally:
-            await self._residence.leave(visit)
+            await self._residence.leave(stay)
 
     # Tools.
 
@@ -314,7 +310,7 @@ class Agent:
         recorded = self._is_recorded(record)
         if recorded:
             self._residence.refuse_deadlock()
-        async with placed() as runtime:
+        async with self._residence.places.find() as runtime:
             return await (self._record_tool_in(runtime, name, tool_input, words) if recorded else self._run_tool(runtime, name, tool_input))
 
     def _is_recorded(self, record: bool | None) -> bool:
@@ -325,65 +321,50 @@ class Agent:
         return await run_direct(self._spec, runtime, self.session_id, direct_tool_use(self._spec, runtime, name, tool_input), None)
 
     async def _record_tool_in(self, runtime: Runtime, name: str, tool_input: dict[str, Any], words: str | None) -> Block:
-        visit = self._residence.enter(self._own_spec, runtime, self._listen)
+        stay = self._residence.enter(self._own_spec, runtime, self._listen)
         try:
-            await visit.cell.activate()
-            return await Session(visit.cell).call_tool(name, tool_input, words=words)
+            await stay.cell.activate()
+            return await Session(stay.cell).call_tool(name, tool_input, words=words)
         finally:
-            await self._residence.leave(visit)
+            await self._residence.leave(stay)
 
     # Turns.
 
-    def _request(self, prompt: object, request_state: object, context: Any, when_busy: WhenBusy | None) -> _Request:
-        policy = self._spec.when_busy if when_busy is None else check_when_busy(when_busy)
-        request = _Request(prompt_messages(prompt), request_state_of(request_state), context, policy)
+    def _request(self, prompt: PromptLike, request_state: dict[str, Any] | None, context: Any, when_busy: WhenBusy | None) -> _Request:
+        prompt_messages(prompt)  # what is no prompt, or no request state, is refused before anything begins
+        request_state_of(request_state)
+        policy = None if when_busy is None else check_when_busy(when_busy)
         self._residence.refuse_deadlock()
-        return request
+        return _Request(prompt, {"request_state": request_state, "context": context, "when_busy": policy})
 
     async def _ask_in(self, runtime: Runtime, request: _Request) -> AgentResult:
-        visit = self._residence.enter(self._own_spec, runtime, self._listen)
+        stay = self._residence.enter(self._own_spec, runtime, self._listen)
         try:
-            return await self._ask(visit, request)
+            if stay.cell.actor is None:
+                await stay.cell.activate()
+            with _around(runtime):
+                outcome = await attempt(Session(stay.cell).ask(request.prompt, **request.options))
+            if isinstance(outcome, Failure):
+                await self._broke_off(stay, outcome.error)
+                raise outcome.error
+            return outcome
         finally:
-            await self._residence.leave(visit)
+            await self._residence.leave(stay)
 
-    async def _ask(self, visit: Visit, request: _Request) -> AgentResult:
-        cell = visit.cell
-        refuse_deadlock(cell)
-        prompt = await self._prompt(cell, request, owned=True)
-        accept(cell, prompt, request.when_busy)
-        try:
-            outcome = await attempt(prompt.outcome.wait())
-        finally:
-            if not prompt.outcome.settled:
-                withdraw(cell, prompt)
-        if isinstance(outcome, Failure):
-            await self._broke_off(visit, outcome.error)
-            raise outcome.error
-        return outcome
-
-    async def _watch(self, request: _Request, kinds: Iterable[type[Event]] | None, on_leave: OnLeave) -> tuple[Visit, AskStream]:
+    async def _watch(self, request: _Request, kinds: Iterable[type[Event]] | None, on_leave: OnLeave) -> tuple[Place, Stay, AskStream]:
         self._residence.refuse_deadlock()
-        visit = await self._residence.arrive(self._own_spec, self._listen)
-        begun = False
-        try:
-            cell = visit.cell
-            prompt = await self._prompt(cell, request, owned=False)
-            events = AskStream(cell, prompt, lambda: accept(cell, prompt, request.when_busy), kinds, on_leave)
+        place = self._residence.places.find()
+        async with AsyncExitStack() as undo:
+            runtime = await undo.enter_async_context(place)
+            stay = self._residence.enter(self._own_spec, runtime, self._listen)
+            undo.push_async_callback(self._residence.leave, stay)
+            if stay.cell.actor is None:
+                await stay.cell.activate()
+            with _around(runtime):
+                events = Session(stay.cell).stream(request.prompt, **request.options, kinds=kinds, on_leave=on_leave)
             await events.__aenter__()
-            begun = True
-        finally:
-            if not begun:
-                await self._residence.leave(visit)
-        return visit, events
-
-    async def _prompt(self, cell: Cell, request: _Request, *, owned: bool) -> Prompt:
-        if cell.actor is None:
-            await cell.activate()
-        prompt = Prompt(cell.clock.new_id(), request.messages, request.request_state, request.context, owned=owned)
-        if prompt.context is not None:
-            prompt.context.run(current_runtime.set, cell.runtime)  # what the turn calls by one line finds a runtime around it
-        return prompt
+            undo.pop_all()  # from here on the stream sees to it
+        return place, stay, events
 
     # Listening.
 
@@ -400,18 +381,28 @@ class Agent:
             handlers.append(add(TurnCallbacks(self._callback_handler, outcome), CALLBACK_KINDS, cell.id))
         return tuple(handlers)
 
-    async def _broke_off(self, visit: Visit, error: Exception) -> None:
+    async def _broke_off(self, stay: Stay, error: Exception) -> None:
         """See that callbacks hear the end of a turn that could publish none."""
-        for handler in visit.stay.handlers:
-            if isinstance(handler.callback, TurnCallbacks) and not visit.cell.busy:
+        for handler in stay.handlers:
+            if isinstance(handler.callback, TurnCallbacks) and not stay.cell.busy:
                 told = handler.callback.broke_off(error)
                 if told is not None:
                     await attempt(told)
 
     def _as_own(self, spec: AgentSpec) -> OwnSpec:
         # Handlers are added for each stay, and one session needs no bound on how many call the model: so a runtime keeps nothing.
-        described = attrs.asdict(spec, recurse=False) | {"handlers": (), "model_concurrency": None}
+        described: dict[str, Any] = {**attrs.asdict(spec, recurse=False), "handlers": (), "model_concurrency": None}
         return OwnSpec(residence=self._residence, **described)
+
+
+@contextmanager
+def _around(runtime: Runtime) -> Generator[None]:
+    """Have the turn that is asked for here find a runtime around it, for agents that it calls in turn."""
+    before = current_runtime.set(runtime)
+    try:
+        yield
+    finally:
+        current_runtime.reset(before)
 
 
 def _event_itself(given: Event | AgentResult | Exception) -> Sequence[Event]:

@@ -10,9 +10,11 @@ from typing import Generic, Self, TypeVar
 import anyio
 
 from ropewalk.actors.events import Event
-from ropewalk.actors.residence import Residence, Visit
+from ropewalk.actors.residence import Residence, Stay
 from ropewalk.actors.result import AgentResult
-from ropewalk.actors.session.stream import AskStream, Turn
+from ropewalk.actors.session.stream import AskStream, OnLeave, Turn
+from ropewalk.actors.transient import Place
+from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.supervision import Failure, attempt
 
 __all__ = ["AgentStream", "Convert"]
@@ -31,12 +33,14 @@ class AgentStream(Generic[T]):
     ``on_leave="cancel"``, leaving the ``async with`` block or calling `aclose` ends it.
     """
 
-    def __init__(self, residence: Residence, begin: Callable[[], Awaitable[tuple[Visit, AskStream]]], convert: Convert[T], *, cancels: bool) -> None:
+    def __init__(self, residence: Residence, begin: Callable[[], Awaitable[tuple[Place, Stay, AskStream]]], convert: Convert[T], on_leave: OnLeave) -> None:
+        if on_leave not in ("continue", "cancel"):
+            raise InvalidOption(f"on_leave is 'continue' or 'cancel', not {on_leave!r:.200}")
         self._residence = residence
         self._begin = begin
         self._convert = convert
-        self._cancels = cancels
-        self._visit: Visit | None = None
+        self._on_leave = on_leave
+        self._place: Place | None = None
         self._events: AskStream | None = None
         self._ready: deque[T] = deque()
         self._error: Exception | None = None
@@ -77,13 +81,13 @@ class AgentStream(Generic[T]):
         self._over = True
         self._ready.clear()
         await self._events.__aexit__(None, None, None)
-        if self._cancels:
+        if self._on_leave == "cancel":
             await self._wait_departed()
 
     async def _start(self) -> None:
         self._begun = True
-        self._visit, self._events = await self._begin()
-        self._visit.cell.runtime.start(self._depart, self._visit, self._events.turn)
+        self._place, stay, self._events = await self._begin()
+        stay.cell.runtime.start(self._depart, self._place, stay, self._events.turn)
 
     async def _read(self, events: AskStream) -> None:
         """Take in the next event, or how it all ended."""
@@ -100,15 +104,16 @@ class AgentStream(Generic[T]):
         self._ready.extend(self._convert(ended))
         await self._wait_departed()
 
-    async def _depart(self, visit: Visit, turn: Turn) -> None:
+    async def _depart(self, place: Place, stay: Stay, turn: Turn) -> None:
         """Leave the conversation when the turn has its outcome, whether or not anybody still reads."""
         try:
             await attempt(turn.result())
         finally:
-            await self._residence.leave(visit)
+            await self._residence.leave(stay)
+            place.leave()
             self._departed.set()
 
     async def _wait_departed(self) -> None:
         await self._departed.wait()
-        if self._visit is not None and self._visit.transient is not None:
-            await self._visit.transient.wait_closed()
+        if self._place is not None:
+            await self._place.wait_left()

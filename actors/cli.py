@@ -20,7 +20,8 @@ def main() -> None:
 
 
 def _prepare_process() -> None:
-    """What a program may do and a library may not: decide about logging and output for the whole process."""
+    """What a program may do and a library may not: decide about logging, output and memory for the whole process."""
+    import gc
     import logging
 
     import structlog
@@ -30,6 +31,8 @@ def _prepare_process() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    # Every 700 new objects, as it comes, the collector would look through thousands of sessions in vain: half of all time.
+    gc.set_threshold(10_000)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -44,6 +47,7 @@ def cli() -> None:
 @cli.command()
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop to run on.")
 @click.option("--sessions", type=click.IntRange(min=1), default=5000, show_default=True, help="How many sessions stream at once.")
+@click.option("--pace", type=click.FloatRange(min=0), default=0.25, show_default=True, help="Seconds between two pieces of an answer then.")
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Play only so many conversations of each set.")
 @click.option("--skip-conversations", is_flag=True, help="Leave the real conversations out.")
 @click.option(
@@ -52,12 +56,13 @@ def cli() -> None:
     default=None,
     help="Where the real conversations are installed.  [default: where `make conversations` puts them]",
 )
-def tour(backend: Literal["asyncio", "trio"], sessions: int, limit: int | None, skip_conversations: bool, folder: Path | None) -> None:
+def tour(backend: Literal["asyncio", "trio"], sessions: int, pace: float, limit: int | None, skip_conversations: bool, folder: Path | None) -> None:
     """See what Ropewalk does: it runs as you watch, and is checked. Takes less than a minute and asks nothing."""
     if backend == "trio":
         os.environ.setdefault("ROPEWALK_BACKEND", backend)  # the first steps are sync code, which has its loop in a thread
     from ropewalk.actors.tour import TourOptions, run_tour
 
-    problems = run_tour(TourOptions(backend=backend, sessions=sessions, limit=limit, conversations=not skip_conversations, folder=folder))
+    options = TourOptions(backend=backend, sessions=sessions, pace=pace, limit=limit, conversations=not skip_conversations, folder=folder)
+    problems = run_tour(options)
     if problems:
         raise click.ClickException("\n".join(problems))

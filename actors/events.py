@@ -6,7 +6,7 @@ the view: `MessageAdded` and `ViewChanged` say all that ever happens to it.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
@@ -42,6 +42,9 @@ __all__ = [
     "TurnStarted",
     "ViewChanged",
 ]
+
+
+D = TypeVar("D", bound="_Delta | ToolInputDelta")
 
 
 class SessionActivated(Event, frozen=True, gc=False):
@@ -92,13 +95,7 @@ class _Delta(Event, frozen=True, gc=False):
     droppable: ClassVar[bool] = True
 
     def joined(self, later: Event) -> Self | None:
-        if type(later) is not type(self) or later.turn_id != self.turn_id or later.epoch != self.epoch:
-            return None
-        begins = later.seq if later.first_seq is None else later.first_seq
-        if later.block != self.block or begins != self.seq + 1:
-            return None
-        first = self.seq if self.first_seq is None else self.first_seq
-        return msgspec.structs.replace(later, text=self.text + later.text, first_seq=first)
+        return _joined(self, later) if type(later) is type(self) else None
 
 
 class TextDelta(_Delta, frozen=True, gc=False):
@@ -110,14 +107,27 @@ class ReasoningDelta(_Delta, frozen=True, gc=False):
 
 
 class ToolInputDelta(Event, frozen=True, gc=False):
-    """A piece of a tool call's input, as JSON text."""
+    """A piece of a tool call's input, as JSON text; joined as pieces of the answer are."""
 
     tool_use_id: str
     name: str
     text: str
     block: int
+    first_seq: int | None = None
 
     droppable: ClassVar[bool] = True
+
+    def joined(self, later: Event) -> Self | None:
+        return _joined(self, later) if type(later) is type(self) else None
+
+
+def _joined(earlier: D, later: D) -> D | None:
+    """Two deltas of one block as one, None when something stands between them."""
+    begins = later.seq if later.first_seq is None else later.first_seq
+    if later.turn_id != earlier.turn_id or later.epoch != earlier.epoch or later.block != earlier.block or begins != earlier.seq + 1:
+        return None
+    first = earlier.seq if earlier.first_seq is None else earlier.first_seq
+    return msgspec.structs.replace(later, text=earlier.text + later.text, first_seq=first)
 
 
 class ModelChunk(Event, frozen=True, gc=False):

@@ -63,7 +63,7 @@ class MessageList(list[Message]):
 
     def sort(self, *, key: Callable[[Message], Any] | None = None, reverse: bool = False) -> None:
         """Put the messages in another order; the result has to be a conversation."""
-        self._change(lambda messages: messages.sort(key=key, reverse=reverse))  # type: ignore[type-var, arg-type]
+        self._change(lambda messages: messages.sort(key=key, reverse=reverse))  # type: ignore[arg-type]
 
     def reverse(self) -> None:
         """Put the messages in reverse order; the result has to be a conversation."""
@@ -76,7 +76,7 @@ class MessageList(list[Message]):
     def __delitem__(self, index: SupportsIndex | slice, /) -> None:
         self._change(lambda messages: messages.__delitem__(index))
 
-    def __iadd__(self, added: Iterable[Message], /) -> Self:
+    def __iadd__(self, added: Iterable[Message], /) -> Self:  # type: ignore[override, misc]
         self.extend(added)
         return self
 

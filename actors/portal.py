@@ -57,9 +57,7 @@ class Portal:
         self._over = False
         self._ready: Future[tuple[anyio.from_thread.BlockingPortal, Runtime]] = Future()
         # A clean context: what lives as long as the process carries nothing of whoever happened to call first.
-        self._thread = threading.Thread(
-            target=contextvars.Context().run, args=(self._run, backend, backend_options), name=THREAD_NAME, daemon=True
-        )
+        self._thread = threading.Thread(target=contextvars.Context().run, args=(self._run, backend, backend_options), name=THREAD_NAME, daemon=True)
         self._thread.start()
         self._door, self.runtime = self._ready.result()
 
@@ -80,20 +78,16 @@ class Portal:
                 "make the function async and use `await agent.invoke_async(...)`"
             )
         call = _Call(work, self.runtime)
-        started: Future[None] | Failure | None = None
         try:
-            started = contain(self._door.start_task_soon, call.run)
-            if isinstance(started, Failure):
-                raise RuntimeClosed("the portal has ended and takes no calls") from started.error
-            wait([started])
-        except BaseException:
-            call.interrupted = True
-            contain(self._door.start_task_soon, call.cancel)
-            if isinstance(started, Future):
-                wait([started])
+            future = self._start(call.run)
+            wait([future])
+        except BaseException:  # Ctrl-C comes wherever this thread happens to be
+            if not call.claim():
+                contain(self._door.start_task_soon, call.cancel)
+                call.ended.wait()
             raise
         try:
-            started.result()
+            future.result()
         except CancelledError:
             raise RuntimeClosed("the portal ended before the call was done") from None
         outcome: T = call.outcome
@@ -103,6 +97,12 @@ class Portal:
         """End it: calls are cancelled, the runtime is closed. Returns when that is done, or after `timeout` seconds."""
         contain(self._door.start_task_soon, self._door.stop, True)
         self._thread.join(timeout)
+
+    def _start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+        started = contain(self._door.start_task_soon, work)
+        if isinstance(started, Failure):
+            raise RuntimeClosed("the portal has ended and takes no calls") from started.error
+        return started
 
     def _run(self, backend: str, backend_options: dict[str, Any]) -> None:
         try:
@@ -128,15 +128,23 @@ class _Call:
         self._work = work
         self._runtime = runtime
         self._scope: anyio.CancelScope | None = None
-        self.interrupted = False
+        self._unclaimed = [True]
+        self.ended = threading.Event()
         self.outcome: Any = None
 
+    def claim(self) -> bool:
+        """Whether the calling thread is the first to say what becomes of the call: the portal runs it, or its caller takes it back."""
+        return not isinstance(contain(self._unclaimed.pop), Failure)  # what pops is one step, which no other thread can divide
+
     async def run(self) -> None:
-        current_runtime.set(self._runtime)
-        with anyio.CancelScope() as self._scope:
-            if self.interrupted:
-                self._scope.cancel()
-            self.outcome = await self._work(self._runtime)
+        if not self.claim():
+            return
+        try:
+            current_runtime.set(self._runtime)
+            with anyio.CancelScope() as self._scope:
+                self.outcome = await self._work(self._runtime)
+        finally:
+            self.ended.set()
 
     def cancel(self) -> None:
         if self._scope is not None:

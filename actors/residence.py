@@ -19,14 +19,14 @@ from ropewalk.actors.messages import Message
 from ropewalk.actors.session.activation import activate, adopt
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.spec import AgentSpec
-from ropewalk.actors.transient import TransientRuntime
+from ropewalk.actors.transient import Places
 from ropewalk.runtime.cell import Cell, refuse_deadlock
 from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.errors import RuntimeClosed, SessionBusy
 from ropewalk.runtime.journal import Journal, MemoryJournal
-from ropewalk.runtime.runtime import Runtime, enclosing_runtime
+from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["OwnSpec", "Residence", "Stay", "Visit"]
+__all__ = ["OwnSpec", "Residence", "Stay"]
 
 SETTLING_SECONDS = 5.0
 """How long the last one to leave waits, even when cancelled, for the conversation to come to rest."""
@@ -56,19 +56,6 @@ class Stay:
         return self.process != os.getpid() or (not self.cell.runtime.is_open and not self.cell.busy)
 
 
-@attrs.frozen
-class Visit:
-    """One user's part in a stay; `transient` is the runtime that was opened for it, where one was."""
-
-    stay: Stay
-    transient: TransientRuntime | None = None
-
-    @property
-    def cell(self) -> Cell:
-        """The conversation's place in the runtime."""
-        return self.stay.cell
-
-
 @attrs.frozen(eq=False, kw_only=True)
 class OwnSpec(AgentSpec):
     """The spec as the agent's own session has it: an incarnation that rests is moved rather than made anew."""
@@ -95,8 +82,8 @@ class Residence:
         self._opening: list[Message] | None = list(opening)
         self._actor: SessionActor | None = None
         self._stay: Stay | None = None
-        self._transient: TransientRuntime | None = None
         self._is_closed = False
+        self.places = Places()
 
     # Coming and going.
 
@@ -112,7 +99,12 @@ class Residence:
         if stay is not None and stay.at_work and not stay.is_over:
             raise SessionBusy(f"the agent {self.session_id!r} is in the middle of a call; try again when it is done")
 
-    def enter(self, spec: OwnSpec, runtime: Runtime, listen: Callable[[Cell], tuple[Handler, ...]], *, alone: bool = False) -> Visit:
+    def refuse_closed(self) -> None:
+        """Raise `RuntimeClosed` after `close`."""
+        if self._is_closed:
+            raise RuntimeClosed(f"the agent {self.session_id!r} was closed; make a new one, with its messages if it is to go on")
+
+    def enter(self, spec: OwnSpec, runtime: Runtime, listen: Callable[[Cell], tuple[Handler, ...]], *, alone: bool = False) -> Stay:
         """Have the conversation in this runtime, until `leave`. Called in the runtime's own event loop.
 
         Raises `SessionBusy` when it is at work in another one, or with `alone` at all; `RuntimeClosed` after `close`.
@@ -120,54 +112,34 @@ class Residence:
         :param listen: adds the handlers that listen during the stay.
         """
         with _moving:
-            if self._is_closed:
-                raise RuntimeClosed(f"the agent {self.session_id!r} was closed; make a new one, with its messages if it is to go on")
+            self.refuse_closed()
             stay = self._stay
             if stay is not None and stay.is_over:
-                self._abandon(stay)
+                self._end(stay)
                 stay = None
-            if stay is not None and (alone and stay.at_work or stay.cell.runtime is not runtime):
+            if stay is not None and stay.cell.runtime is not runtime:
                 raise SessionBusy(
                     f"the agent {self.session_id!r} is in the middle of a call from another thread or runtime; wait for it, "
                     "make both calls in one `async with Runtime():` block, where they queue, or give each caller an agent of its own"
                 )
+            if alone:
+                self.refuse_at_work()
             if stay is None:
                 stay = self._stay = self._move_in(spec, runtime, listen)
             stay.users += 1
-            return Visit(stay)
+            return stay
 
-    async def arrive(self, spec: OwnSpec, listen: Callable[[Cell], tuple[Handler, ...]]) -> Visit:
-        """`enter` the runtime the calling code stands in; where there is none, one that is opened for as long as it is used."""
-        runtime = enclosing_runtime()
-        if runtime is not None:
-            return self.enter(spec, runtime, listen)
-        transient = self._transient
-        if transient is None or not transient.can_be_joined():
-            transient = self._transient = TransientRuntime()
-        runtime = await transient.join()
-        entered = False
-        try:
-            visit = self.enter(spec, runtime, listen)
-            entered = True
-        finally:
-            if not entered:
-                transient.leave()
-        return Visit(visit.stay, transient)
-
-    async def leave(self, visit: Visit) -> None:
-        """End a visit. The last one to go sees the conversation come to rest; a cancelled one too, for a while."""
-        stay = visit.stay
-        try:
-            with _moving:
-                stay.users -= 1
-            if not stay.users and stay.cell.busy:
-                with anyio.move_on_after(SETTLING_SECONDS, shield=True):
-                    await stay.cell.wait_idle()
-            if not self._put_to_rest(stay) and not stay.users and stay.cell.runtime.is_open:
-                stay.cell.runtime.start(self._rest_later, stay)
-        finally:
-            if visit.transient is not None:
-                visit.transient.leave()
+    async def leave(self, stay: Stay) -> None:
+        """The last one to leave sees the conversation come to rest; when cancelled too, for a while."""
+        with _moving:
+            stay.users -= 1
+        if not stay.users and stay.cell.busy:
+            with anyio.move_on_after(SETTLING_SECONDS, shield=True):
+                await stay.cell.wait_idle()
+        if self._can_rest(stay):
+            self._put_to_rest(stay)
+        elif not stay.users and stay.cell.runtime.is_open:
+            stay.cell.runtime.start(self._rest_later, stay)
 
     def close(self) -> Journal | None:
         """Take no more calls; what runs goes on to its end. Returns the journal that has to be closed now, if there is one."""
@@ -184,20 +156,23 @@ class Residence:
 
     async def _rest_later(self, stay: Stay) -> None:
         await stay.cell.wait_idle()
-        self._put_to_rest(stay)
+        if self._can_rest(stay):
+            self._put_to_rest(stay)
 
-    def _put_to_rest(self, stay: Stay) -> bool:
-        """Take the conversation out of its runtime, when nobody uses it any more and nothing is under way."""
+    def _can_rest(self, stay: Stay) -> bool:
+        """Whether nobody uses the conversation in its runtime any more and nothing is under way; if so, the stay has ended."""
         with _moving:
             if stay is not self._stay or stay.at_work:
-                return stay is not self._stay
-            self._abandon(stay)
+                return False
+            self._end(stay)
+            return True
+
+    def _put_to_rest(self, stay: Stay) -> None:
         for handler in stay.handlers:
             handler.remove()
         stay.cell.runtime.release(stay.cell)
-        return True
 
-    def _abandon(self, stay: Stay) -> None:
+    def _end(self, stay: Stay) -> None:
         actor = stay.cell.actor
         # One that was in the middle of something when its thread was lost is made anew from the journal.
         self._actor = actor if isinstance(actor, SessionActor) and not stay.cell.busy else None

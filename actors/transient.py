@@ -1,7 +1,7 @@
-"""A runtime for the calls of one agent in an event loop that has none: it opens with the first and closes with the last.
+"""Where async calls run: in the runtime around them, or in one opened for the calls of one agent as long as there are any.
 
-It lives in a task that hangs from the event loop itself, not from a caller. So a caller that leaves early harms none of the
-others, and no cancel scope stands open in the task of somebody who reads a stream.
+A transient runtime lives in a task that hangs from the event loop itself, not from a caller. So a caller that leaves early
+harms none of the others, and no cancel scope stands open in the task of somebody who reads a stream.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -17,10 +18,10 @@ import structlog
 
 from ropewalk.runtime.errors import RuntimeClosed
 from ropewalk.runtime.outcome import Outcome
-from ropewalk.runtime.runtime import Runtime
+from ropewalk.runtime.runtime import Runtime, enclosing_runtime
 from ropewalk.runtime.supervision import Failure, attempt, contain
 
-__all__ = ["TransientRuntime"]
+__all__ = ["Place", "Places", "TransientRuntime"]
 
 CLOSING_SECONDS = 10.0
 log = structlog.get_logger("ropewalk")
@@ -82,6 +83,46 @@ class TransientRuntime:
         async with Runtime() as runtime:
             self._opened.settle(runtime)
             await self._left.wait()
+
+
+class Places:
+    """Gives the async calls of one agent their runtime; calls at the same time in one event loop get the same one."""
+
+    def __init__(self) -> None:
+        self._transient: TransientRuntime | None = None
+
+    def find(self) -> Place:
+        """A place for one call of the calling code."""
+        around = enclosing_runtime()
+        if around is not None:
+            return Place(around)
+        if self._transient is None or not self._transient.can_be_joined():
+            self._transient = TransientRuntime()
+        return Place(self._transient)
+
+
+class Place:
+    """One call's hold on a runtime: ``async with places.find() as runtime: ...``; opens no scope in the caller's task."""
+
+    def __init__(self, runtime: Runtime | TransientRuntime) -> None:
+        self._runtime = runtime
+
+    async def __aenter__(self) -> Runtime:
+        return self._runtime if isinstance(self._runtime, Runtime) else await self._runtime.join()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.leave()
+        await self.wait_left()
+
+    def leave(self) -> None:
+        """Let go of the runtime."""
+        if isinstance(self._runtime, TransientRuntime):
+            self._runtime.leave()
+
+    async def wait_left(self) -> None:
+        """Return when the runtime is closed, if this call was the last it was open for."""
+        if isinstance(self._runtime, TransientRuntime):
+            await self._runtime.wait_closed()
 
 
 _on_the_loop: set[asyncio.Task[None]] = set()

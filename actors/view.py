@@ -8,7 +8,6 @@ transcript (everything ever said) is the other fold over the same records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from operator import is_
 from typing import Any
 
 import msgspec

@@ -88,8 +88,7 @@ class Account:
         return after
 
     def snapshot(self) -> Balance:
-        publisher, pence = self.cell.publisher, self.book.state
-        return Balance(self.cell.id, publisher.epoch, publisher.seq, self.cell.clock.time(), None, None, 0, pence)
+        return self.cell.publisher.as_of_now(Balance, None, None, 0, self.book.state)
 
 
 class AccountKind:

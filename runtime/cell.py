@@ -271,11 +271,15 @@ class Cell:
             self.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
             raise
         finally:
-            self.busy = False
-            self.current = None
-            if self._idle is not None:
-                self._idle.set()
-                self._idle = None
+            self.rest()
+
+    def rest(self) -> None:
+        """Be idle: nobody works for this cell now."""
+        self.busy = False
+        self.current = None
+        if self._idle is not None:
+            self._idle.set()
+            self._idle = None
 
     async def wait_idle(self) -> None:
         """Return when no message is being handled and none waits."""
@@ -347,9 +351,11 @@ class WorkerPool:
 
     :param tasks: the group every worker lives in.
     :param parked: how many may wait for work; the others end when they have none.
+
+    `working` are the cells being worked for, those that began first first; `cut_off` the ids of those whose work was ended from outside.
     """
 
-    __slots__ = ("_all_idle", "_idle", "_new_event", "_parked", "_tasks", "working")
+    __slots__ = ("_all_idle", "_idle", "_new_event", "_parked", "_tasks", "cut_off", "working")
 
     def __init__(self, tasks: anyio.abc.TaskGroup, parked: int, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
         self._tasks = tasks
@@ -357,6 +363,7 @@ class WorkerPool:
         self._parked = parked
         self._idle: list[_Parked] = []
         self.working: dict[Cell, None] = {}
+        self.cut_off: list[str] = []
         self._all_idle: anyio.Event | None = None
 
     async def wait_idle(self) -> None:
@@ -384,11 +391,11 @@ class WorkerPool:
         while cell is not None:
             try:
                 await cell.work()
+            except BaseException:
+                self.cut_off.append(cell.id)
+                raise
             finally:
-                del self.working[cell]
-                if self._all_idle is not None and not self.working:
-                    self._all_idle.set()
-                    self._all_idle = None
+                self._done_with(cell)
             del cell
             cell = await self._next()
 
@@ -400,9 +407,21 @@ class WorkerPool:
         self._idle.append(place)
         try:
             await place.event.wait()
-        finally:
-            place.gone = True  # one that was cancelled here must not be given a cell
+        except BaseException:
+            # One that was cancelled here must not be given a cell any more, nor be the end of one it was given just then.
+            place.gone = True
+            if place.cell is not None:
+                place.cell.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
+                place.cell.rest()
+                self._done_with(place.cell)
+            raise
         return place.cell
+
+    def _done_with(self, cell: Cell) -> None:
+        del self.working[cell]
+        if self._all_idle is not None and not self.working:
+            self._all_idle.set()
+            self._all_idle = None
 
 
 class _Parked:

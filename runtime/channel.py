@@ -14,7 +14,7 @@ import inspect
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 import attrs
@@ -24,11 +24,12 @@ from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
 from ropewalk.runtime.subscription import ReaderOverflow, Subscription
-from ropewalk.runtime.supervision import Failure, attempt, contain, stepwise
+from ropewalk.runtime.supervision import Failure, attempt, contained, stepwise
 
 __all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher"]
 
 OnError: TypeAlias = Literal["report", "fail_turn"]
+E = TypeVar("E", bound=Event)
 BLOCKING_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
 log = structlog.get_logger("ropewalk")
@@ -50,7 +51,8 @@ class Listener(Protocol):
     """What a publisher needs of whoever gets events."""
 
     def wants(self, kind: type[Event]) -> bool: ...
-    def offer(self, event: Event) -> Any: ...
+    @property
+    def offer(self) -> Callable[[Event], Any]: ...
 
 
 @attrs.frozen
@@ -66,7 +68,7 @@ class _Place:
 class Handler:
     """A callback called in line with each event it wants. Made by `Channel.add_handler`; `remove` ends it."""
 
-    __slots__ = ("_remove", "_stopwatch", "callback", "kinds", "name", "on_error", "removed", "timeout")
+    __slots__ = ("_remove", "_stopwatch", "callback", "kinds", "name", "offer", "on_error", "timeout")
 
     def __init__(
         self,
@@ -88,28 +90,19 @@ class Handler:
         self.on_error: OnError = on_error
         self.timeout = timeout
         self.name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
-        self.removed = False
         self._remove = remove
         self._stopwatch = stopwatch
+        # Calls the callback; what it returns or raises (as a `Failure`) is for the publisher to deal with.
+        self.offer: Callable[[Event], Any] = contained(callback, stopwatch, BLOCKING_SECONDS, self._overran)
 
     def remove(self) -> None:
         """Call it no more, not even with an event that is on its way; removing twice does nothing."""
-        self.removed = True
+        self.offer = _nothing
         self._remove(self)
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether events of this kind go to the callback."""
         return kind.numbered if self.kinds is None else kind in self.kinds
-
-    def offer(self, event: Event) -> Any:
-        """Call the callback; what it returns or raises (as a `Failure`) is for the publisher to deal with."""
-        if self.removed:
-            return None
-        started = self._stopwatch()
-        result = contain(self.callback, event)
-        if (took := self._stopwatch() - started) > BLOCKING_SECONDS:
-            self._warn(event.session_id, took)
-        return result
 
     async def settle(self, session_id: str, result: Awaitable[Any]) -> Failure | None:
         """Await what the callback returned, for `timeout` seconds at most."""
@@ -131,8 +124,15 @@ class Handler:
             if (took := self._stopwatch() - started) > BLOCKING_SECONDS:
                 self._warn(session_id, took)
 
+    def _overran(self, event: Event, seconds: float) -> None:
+        self._warn(event.session_id, seconds)
+
     def _warn(self, session_id: str, seconds: float) -> None:
         log.warning("handler_blocked_the_loop", handler=self.name, session_id=session_id, seconds=round(seconds, 3))
+
+
+def _nothing(event: Event) -> None:
+    """What a handler that was removed does."""
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
@@ -172,6 +172,27 @@ class Publisher:
         """Number an event and give it to its listeners. What comes back must be awaited before the next; None: all done."""
         if kind.numbered:
             self.seq += 1
+        return self._hand_out(kind, turn_id, request_state, fields)
+
+    def lane(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None) -> Callable[..., Awaitable[None] | None]:
+        """`publish` for many numbered events of one kind in one turn, as a function of their fields: what stays the same is looked up once."""
+        channel, now, session_id = self._channel, self._channel.clock.time, self.session_id
+
+        def publish(*fields: Any) -> Awaitable[None] | None:
+            self.seq += 1
+            if self._generation != channel.generation or self.streams or self.ring is not None or (listeners := self._table.get(kind)) is None:
+                return self._hand_out(kind, turn_id, request_state, fields)
+            if listeners:
+                event = kind(session_id, self.epoch, self.seq, now(), turn_id, request_state, *fields)
+                for place, listener in enumerate(listeners):
+                    result = listener.offer(event)
+                    if result is not None:
+                        return self._go_on(event, listeners, place, result)
+            return None
+
+        return publish
+
+    def _hand_out(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, fields: tuple[Any, ...]) -> Awaitable[None] | None:
         listeners = self._table.get(kind) if self._generation == self._channel.generation else None
         if listeners is None:
             listeners = self._listeners(kind)
@@ -188,6 +209,10 @@ class Publisher:
             if result is not None:
                 return self._go_on(event, listeners, place, result)
         return None
+
+    def as_of_now(self, kind: type[E], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> E:
+        """An event that says how things stand, with the number of the last one published; it is not published itself."""
+        return kind(self.session_id, self.epoch, self.seq, self._channel.clock.time(), turn_id, request_state, *fields)
 
     def look_up_again(self) -> None:
         """Somebody came or went who listens to this session alone."""

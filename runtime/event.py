@@ -42,8 +42,12 @@ class Event(msgspec.Struct, frozen=True, tag_field="type", tag=True, gc=False):
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as JSON values, its kind under ``"type"``; bytes become base64 text."""
-        return msgspec.to_builtins(self)  # type: ignore[no-any-return]
+        """The event as JSON values, its kind under ``"type"``; bytes become base64 text, what JSON cannot hold becomes the name of its type."""
+        return msgspec.to_builtins(self, enc_hook=_named)  # type: ignore[no-any-return]
+
+
+def _named(value: Any) -> str:
+    return f"<<non-serializable: {type(value).__name__}>>"
 
 
 class Gap(Event, frozen=True, gc=False):

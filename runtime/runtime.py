@@ -26,7 +26,7 @@ from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.journal import Journal, JournalStatistics, MemoryJournal
-from ropewalk.runtime.supervision import RestartPolicy, unwrap
+from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
 
 __all__ = ["Runtime", "RuntimeStatistics", "SessionInfo", "ShutdownReport", "SyncCalls", "check_session_id", "current_runtime", "enclosing_runtime"]
 
@@ -159,14 +159,14 @@ class Runtime:
         self._outer = current_runtime.set(self)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
         if self._outer is not None:
             current_runtime.reset(self._outer)
         try:
-            return bool(await self._life.__aexit__(kind, error, trace))
+            return await self._life.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             # The only group there is: what the body raised, and what the tree reports, come wrapped in it.
-            failure = error if group.exceptions == (error,) else unwrap(group)
+            failure = error if error is not None and leaves(group) == leaves(error) else unwrap(group)
         if failure is None or failure is error:
             return False
         raise failure
@@ -188,7 +188,7 @@ class Runtime:
                         await self.workers.wait_idle()
                 finally:
                     self._state = "closing"
-                    self.report = ShutdownReport(cancelled=tuple(cell.id for cell in reversed(self.workers.working)))
+                    self.report = ShutdownReport(cancelled=(*(cell.id for cell in reversed(self.workers.working)), *reversed(self.workers.cut_off)))
                     self._tasks.cancel_scope.cancel()
         finally:
             self._state = "closed"

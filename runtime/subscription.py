@@ -193,14 +193,19 @@ class Subscription:
         self._compact()
         if len(self._events) < self.buffer:
             self._put(event)
+        elif _is_raw(event):
+            self._dropped += 1
         else:
             self._disconnect()
 
     def _compact(self) -> None:
-        """Join every pair of adjacent deltas of a session, so that a full buffer has room again."""
+        """Drop raw chunks and join every pair of adjacent deltas of a session, so that a full buffer has room again."""
         kept: list[Event] = []
         newest: dict[str, int] = {}
         for event in self._events:
+            if _is_raw(event):
+                self._dropped += 1
+                continue
             place = newest.get(event.session_id)
             joined = kept[place].joined(event) if place is not None else None
             if joined is not None and place is not None:
@@ -246,6 +251,11 @@ class Subscription:
         self._error = SlowReader(f"the reader's buffer is full with {len(self._events)} events, and {why}; read faster or ask for fewer kinds")
         self._leave(self)
         self.end()
+
+
+def _is_raw(event: Event) -> bool:
+    """Whether an event says nothing that a numbered one does not say too, and joins with none."""
+    return event.droppable and not event.numbered
 
 
 def _gap(event: Event, before: Gap | None) -> Gap:

@@ -20,7 +20,20 @@ import structlog
 
 from ropewalk.runtime.errors import InvalidOption
 
-__all__ = ["Backoff", "Failure", "RestartLedger", "RestartPolicy", "StepTimeout", "attempt", "contain", "stepwise", "supervise", "unwrap"]
+__all__ = [
+    "Backoff",
+    "Failure",
+    "RestartLedger",
+    "RestartPolicy",
+    "StepTimeout",
+    "attempt",
+    "contain",
+    "contained",
+    "leaves",
+    "stepwise",
+    "supervise",
+    "unwrap",
+]
 
 T = TypeVar("T")
 log = structlog.get_logger("ropewalk")
@@ -48,12 +61,38 @@ def unwrap(error: BaseException) -> BaseException:
     return error
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in an exception group, however deep; of any other error, that error."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
 def contain(call: Callable[..., T], *arguments: Any) -> T | Failure:
     """Call a plain function; what it raises comes back as a `Failure`. Cancellation and exits pass through."""
     try:
         return call(*arguments)
     except Exception as error:
         return Failure(unwrap(error))
+
+
+def contained(call: Callable[[Any], Any], stopwatch: Callable[[], float], limit: float, overran: Callable[[Any, float], None]) -> Callable[[Any], Any]:
+    """`contain` for one function that is called very often: as a function of its one argument, with everything looked up already.
+
+    `overran` is told the argument and the seconds when a call kept the processor for more than `limit` seconds.
+    """
+
+    def contain_it(argument: Any) -> Any:
+        started = stopwatch()
+        try:
+            result = call(argument)
+        except Exception as error:
+            result = Failure(unwrap(error))
+        if (took := stopwatch() - started) > limit:
+            overran(argument, took)
+        return result
+
+    return contain_it
 
 
 async def attempt(awaitable: Awaitable[T]) -> T | Failure:
@@ -72,16 +111,10 @@ async def attempt(awaitable: Awaitable[T]) -> T | Failure:
 def _without_failures(group: BaseExceptionGroup[BaseException]) -> BaseException:
     failures, rest = group.split(Exception)
     if failures is not None:
-        log.warning("failed_while_leaving", errors=[type(error).__name__ for error in _leaves(failures)])
-    leaves = _leaves(rest or group)
+        log.warning("failed_while_leaving", errors=[type(error).__name__ for error in leaves(failures)])
+    left = leaves(rest or group)
     # Whoever waits for a cancellation looks for a bare one, and one is as good as another.
-    return leaves[0] if all(type(leaf) is type(leaves[0]) for leaf in leaves) else rest or group
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
+    return left[0] if all(type(leaf) is type(left[0]) for leaf in left) else rest or group
 
 
 @types.coroutine

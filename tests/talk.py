@@ -7,14 +7,15 @@ from typing import Any
 
 import anyio
 
-from ropewalk import AgentSpec, Event, MemoryJournal, Runtime, Session, ToolContext, tool
+from ropewalk import AgentSpec, Event, MemoryJournal, PromptAccepted, PromptSettled, Runtime, Session, ToolContext, TurnEnded, TurnStarted, tool
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.validity import is_open, is_valid
-from ropewalk.testing import ScriptedModel, VirtualClock
+from ropewalk.testing import EventFold, ScriptedModel, VirtualClock
 
 __all__ = [
     "Gate",
+    "Witness",
     "agent",
     "assert_sound",
     "calls",
@@ -23,6 +24,7 @@ __all__ = [
     "journal_of",
     "kinds",
     "note",
+    "replayed",
     "result_block",
     "results",
     "said",
@@ -148,3 +150,38 @@ async def assert_sound(session: Session) -> None:
 async def transcript(session: Session) -> list[tuple[Message, str | None]]:
     """Everything ever said, each with why it left the view, None where it is in it."""
     return [(entry.message, entry.left_because) async for entry in session.transcript()]
+
+
+class Witness:
+    """A handler that keeps every event it hears, and knows the laws they keep."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        """Hear an event."""
+        self.events.append(event)
+
+    def of(self, *wanted: type[Event]) -> list[Any]:
+        """The events of these kinds."""
+        return [event for event in self.events if isinstance(event, wanted)]
+
+    def check(self, view: list[Message], session_id: str = "me") -> None:
+        """The events of a session that is idle: numbered without a gap, each turn ended once, each prompt settled once, and the view told."""
+        heard = [event for event in self.events if event.session_id == session_id]
+        fold = EventFold()
+        epoch = seq = 0
+        for event in heard:
+            assert event.seq == (seq + 1 if event.epoch == epoch else 1), event
+            assert event.epoch >= epoch, event
+            epoch, seq = event.epoch, event.seq
+            fold.take(event)
+        started = [event.turn_id for event in heard if isinstance(event, TurnStarted)]
+        assert [event.turn_id for event in heard if isinstance(event, TurnEnded)] == started
+        accepted = [event.prompt_id for event in heard if isinstance(event, PromptAccepted)]
+        assert sorted(event.prompt_id for event in heard if isinstance(event, PromptSettled)) == sorted(accepted)
+        assert len(set(accepted)) == len(accepted)
+        assert [prompt_id for event in heard if isinstance(event, TurnStarted) for prompt_id in event.prompt_ids if prompt_id not in accepted] == []
+        entries, status, partial = fold.picture()
+        assert [message for _, message in entries] == view
+        assert (status, partial) == ("idle", "")

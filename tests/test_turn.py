@@ -18,7 +18,6 @@ from ropewalk.actors.errors import ModelError, ModelThrottled
 from ropewalk.actors.events import CycleStarted, ModelRetry, TurnPaused, TurnResumed, TurnStarted
 from ropewalk.actors.limits import Limits
 from ropewalk.actors.messages import Message, assistant, tool_results, tool_uses, user
-from ropewalk.actors.session.assembly import Assembly
 from ropewalk.actors.testing.scripts import turn_beginnings, turn_inputs
 from ropewalk.actors.turn import (
     MODEL_RETRIES,
@@ -80,8 +79,8 @@ def use(tool_use_id: str = "a") -> dict[str, Any]:
     return {"toolUseId": tool_use_id, "name": "search", "input": {}}
 
 
-def calling(*ids: str, **usage: int) -> ModelDone:
-    return ModelDone(assistant(*({"toolUse": use(tool_use_id)} for tool_use_id in ids)), "tool_use", **usage)
+def calling(*ids: str, output_tokens: int = 0, total_tokens: int = 0) -> ModelDone:
+    return ModelDone(assistant(*({"toolUse": use(tool_use_id)} for tool_use_id in ids)), "tool_use", output_tokens, total_tokens)
 
 
 def result(tool_use_id: str = "a", text: str = "found") -> dict[str, Any]:
@@ -90,6 +89,10 @@ def result(tool_use_id: str = "a", text: str = "found") -> dict[str, Any]:
 
 def done(*ids: str) -> ToolsDone:
     return ToolsDone(tuple(map(result, ids)))
+
+
+def times(number: int, *inputs: Input) -> tuple[Input, ...]:
+    return inputs * number
 
 
 def played(*inputs: Input) -> Step:
@@ -116,9 +119,9 @@ PATHS: dict[tuple[type[State], type[Input], type[State]], tuple[Input, ...]] = {
     (CallingModel, ModelDone, RunningTools): RUNNING,
     (CallingModel, ModelDone, Ended): (BEGUN, ANSWER),
     (CallingModel, Overflow, Reducing): REDUCING,
-    (CallingModel, Overflow, Ended): (BEGUN, *[Overflow(), Reduced()] * 3, Overflow()),
+    (CallingModel, Overflow, Ended): (BEGUN, *times(3, Overflow(), Reduced()), Overflow()),
     (CallingModel, Throttled, BackingOff): BACKING_OFF,
-    (CallingModel, Throttled, Ended): (BEGUN, *[THROTTLED, DelayOver()] * MODEL_RETRIES, THROTTLED),
+    (CallingModel, Throttled, Ended): (BEGUN, *times(MODEL_RETRIES, THROTTLED, DelayOver()), THROTTLED),
     (CallingModel, ModelFailed, Ended): (BEGUN, ModelFailed(ModelError())),
     (RunningTools, ToolsDone, CallingModel): (*RUNNING, done("a", "b")),
     (RunningTools, ToolsDone, Ended): (ONE_CYCLE, calling("a"), done("a")),
@@ -262,9 +265,9 @@ class TestEveryTurn:
     def test_keeps_within_its_bounds(self, turn: Conversation) -> None:
         cycles = [list(cycle) for cycle in _cycles(turn.effects)]
         for cycle in cycles:
-            assert sum(isinstance(effect, Reduce) for effect in cycle) <= len(OVERFLOW_SHARES)
+            shares = [effect.share for effect in cycle if isinstance(effect, Reduce)]
+            assert shares == list(OVERFLOW_SHARES[: len(shares)])
             assert sum(isinstance(effect, Wait) for effect in cycle) <= MODEL_RETRIES
-            assert [effect.share for effect in cycle if isinstance(effect, Reduce)] == list(OVERFLOW_SHARES[: sum(isinstance(effect, Reduce) for effect in cycle)])
         assert not isinstance(turn.state, Ready)
         limit = turn.state.turn.limits.cycles
         assert limit is None or turn.state.turn.cycle <= max(limit, 4)
@@ -334,7 +337,7 @@ class TestLimits:
         assert state.stop_reason == {cycles: "limit_cycles"}.get(calls, {by_total: "limit_total_tokens"}.get(calls, "limit_output_tokens"))
 
     def test_of_none_end_nothing(self) -> None:
-        state, _ = played(beginning(Limits(cycles=None)), *[calling("a", output_tokens=10**9, total_tokens=10**9), done("a")] * 500)
+        state, _ = played(beginning(Limits(cycles=None)), *times(500, calling("a", output_tokens=10**9, total_tokens=10**9), done("a")))
 
         assert isinstance(state, CallingModel)
         assert state.turn.cycle == 501
@@ -359,7 +362,7 @@ class TestModelCalls:
         assert effects == (Finish("failed", "context_overflow"),)
 
     def test_that_overflow_start_again_in_the_next_cycle(self) -> None:
-        state, _ = played(BEGUN, *[Overflow(), Reduced()] * 3, *[THROTTLED, DelayOver()] * MODEL_RETRIES, calling("a"), done("a"))
+        state, _ = played(BEGUN, *times(3, Overflow(), Reduced()), *times(MODEL_RETRIES, THROTTLED, DelayOver()), calling("a"), done("a"))
         assert isinstance(state, CallingModel)
         assert (state.turn.overflows, state.turn.attempts) == (0, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, SupportsIndex
 
 from hypothesis import given
@@ -47,8 +48,9 @@ def views(draw: st.DrawFn, max_size: int = 12) -> list[Entry]:
 def wanted_of(draw: st.DrawFn, entries: list[Entry]) -> list[Message]:
     """Messages of these entries, some gone, some moved, some told twice, and new ones, some of which look like old ones."""
     there = [entry.message for entry in entries]
-    kept = draw(st.lists(st.sampled_from(there), max_size=14)) if there and draw(st.booleans()) else [message for message in there if draw(st.booleans())]
-    wanted = list(kept)
+    chosen = st.lists(st.sampled_from(there), max_size=14) if there else st.just([])
+    in_order = st.lists(st.booleans(), min_size=len(there), max_size=len(there)).map(lambda stays: list(compress(there, stays)))
+    wanted = list(draw(in_order | chosen))
     for number in draw(st.lists(st.integers(1, 30), max_size=3)):
         wanted.insert(draw(st.integers(0, len(wanted))), user(f"message {number}"))
     return wanted

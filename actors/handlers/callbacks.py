@@ -42,8 +42,9 @@ def ending(outcome: Ending) -> Keywords:
     """The last dict of a turn: its ``result``, or ``force_stop`` with the text of what failed it."""
     if isinstance(outcome, AgentResult):
         return {"result": outcome}
-    cause = outcome.__cause__ if isinstance(outcome, TurnFailed) and outcome.__cause__ is not None else outcome
-    return _stopped(str(cause) or type(cause).__name__)
+    while isinstance(outcome, TurnFailed) and outcome.__cause__ is not None:
+        outcome = outcome.__cause__
+    return _stopped(str(outcome) or type(outcome).__name__)
 
 
 class CallbackAdapter:

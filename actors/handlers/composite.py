@@ -22,7 +22,9 @@ class CompositeCallbackHandler:
     def __init__(self, *handlers: Callable[..., Any]) -> None:
         for handler in handlers:
             if not callable(handler):
-                raise InvalidHandler(f"a callback handler is called with keywords; {handler!r:.200} is not callable, give a function or an object with __call__")
+                raise InvalidHandler(
+                    f"a callback handler is called with keywords; {handler!r:.200} is not callable, give a function or an object with __call__"
+                )
         self.handlers = handlers
 
     def __call__(self, **event: Any) -> Awaitable[None] | None:

@@ -13,6 +13,7 @@ from ropewalk.actors.session.records import Accepted, Withdrawn
 from ropewalk.actors.spec import WhenBusy
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import SessionBusy
+from ropewalk.runtime.supervision import contain
 
 __all__ = ["accept", "withdraw"]
 
@@ -35,7 +36,7 @@ def accept(cell: Cell, prompt: Prompt, when_busy: WhenBusy) -> None:
         except BaseException:
             cell.mailbox.withdraw(prompt)
             raise
-        writer.announce(PromptAccepted, None, None, prompt.prompt_id)
+        writer.announce_to(prompt.streams, PromptAccepted, prompt.prompt_id)
 
 
 def withdraw(cell: Cell, prompt: Prompt) -> None:
@@ -44,7 +45,10 @@ def withdraw(cell: Cell, prompt: Prompt) -> None:
         return
     actor = cell.actor
     if cell.mailbox.withdraw(prompt):
-        settle_unbegun(actor if isinstance(actor, SessionActor) else None, prompt)
+        resident = actor if isinstance(actor, SessionActor) else None
+        settle_unbegun(resident, prompt)
+        if resident is not None:
+            contain(resident.writer.flush)  # a journal that fails now is noticed by whoever writes next
         return
     prompt.left = True
     if isinstance(actor, SessionActor) and actor.driver is not None and actor.driver.prompt is prompt:

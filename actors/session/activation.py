@@ -13,7 +13,7 @@ from ropewalk.actors.session.settling import Ending, settle
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.validity import copied, door
-from ropewalk.actors.view import Entry
+from ropewalk.actors.view import Edit, Entry, Placed
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import InvalidOption, SessionExists, UnknownSession
 
@@ -42,10 +42,12 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     if not claim.last:
         writer.write(Opened(spec.name, tuple(Entry(number, message) for number, message in enumerate(opened, 1))))
     actor = SessionActor(spec, cell, writer)
-    writer.announce(SessionActivated, None, None, len(state.view))
-    settle_left_open(actor)
-    await writer.commit()
+    brought = tuple(Placed(entry.number - 1, entry) for entry in state.view.entries) if not claim.last else ()
     spec_handlers(spec, cell)
+    writer.announce(SessionActivated, None, None, len(state.view) - len(brought))
+    actor.announce_edit(Edit("opened", (), brought), None, None)
+    settle_left_open(actor)
+    await writer.commit_whole()
     return actor
 
 
@@ -74,9 +76,9 @@ async def adopt(actor: SessionActor, cell: Cell) -> SessionActor | None:
         return None
     actor.cell = cell
     cell.publisher.begin_epoch(claim.epoch)
-    actor.writer.announce(SessionActivated, None, None, len(actor.state.view))
-    await actor.writer.commit()
     spec_handlers(actor.spec, cell)
+    actor.writer.announce(SessionActivated, None, None, len(actor.state.view))
+    await actor.writer.commit_whole()
     return actor
 
 

@@ -8,7 +8,7 @@ import anyio
 
 from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
 from ropewalk.actors.result import MetricsLedger
-from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, add_messages, call_tool, set_messages, tool_limits
+from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, call_tool, show, tool_limits, wanted_by
 from ropewalk.actors.session.driver import TurnDriver
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.watchdog import Watchdog
@@ -16,6 +16,7 @@ from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.tools import ToolLimits
 from ropewalk.actors.view import Edit, Entry, listed
 from ropewalk.runtime.cell import Cell, Envelope
+from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:
     from ropewalk.actors.conversation import ConversationManager
@@ -79,17 +80,19 @@ class SessionActor:
                 from ropewalk.actors.session.acceptance import settle_unbegun
 
                 settle_unbegun(self, envelope)
-                await self.writer.commit()
+                await self.writer.commit_whole()
             else:
                 await TurnDriver(self, envelope).run()
             return None
         match envelope.body:
             case CallTool() as call:
                 return await call_tool(self, call)
-            case AddMessages(messages=messages):
-                return await add_messages(self, messages)
-            case SetMessages(messages=messages):
-                return await set_messages(self, messages)
+            case AddMessages() | SetMessages() as change:
+                wanted = contain(wanted_by, change, self.state.view.messages)
+                if not isinstance(wanted, Failure):
+                    return await show(self, wanted, "added" if isinstance(change, AddMessages) else "replaced")
+                envelope.outcome.fail(wanted.error)  # turned down, and the session goes on as it was
+                return None
             case other:
                 raise TypeError(f"a session does not know the message {other!r:.200}")
 

@@ -65,16 +65,11 @@ class Assembly:
         self.usage: tuple[int, int, int] = (0, 0, 0)
         self.latency = 0
 
-    def text(self, text: str) -> int:
-        """A text delta without an index: the commonest chunk by far. Returns the number of its block. Raises `ModelError` for what is no text."""
-        if not isinstance(text, str):
-            raise _not("a text delta", str, text)
-        place, parts = self.text_lane()
-        parts.append(text)
-        return place
-
     def text_lane(self) -> tuple[int, list[str]]:
-        """Where text without an index goes: the number of its block, and the list its pieces are put into until the next chunk of any other kind."""
+        """Where text without an index goes, the commonest chunk by far: the number of its block, and the list its pieces are put into.
+
+        The list is good until the next chunk of any other kind; what is put into it is text.
+        """
         place = self._current
         if place < 0 or self._blocks[place].kind != "text":
             place = self._place_for("text", None)
@@ -97,7 +92,7 @@ class Assembly:
 
     def streamed(self) -> str:
         """The text so far."""
-        return "".join(part for block in self._blocks if block.kind == "text" for part in block.parts)
+        return "".join(part for block in self._ordered() if block.kind == "text" for part in block.parts)
 
     def message(self) -> tuple[Message, dict[str, str]]:
         """The complete answer, and the raw input of calls whose input is no JSON object, by tool use id. Never empty of content.
@@ -118,7 +113,7 @@ class Assembly:
     def raw(self) -> Message | None:
         """Everything that was streamed, complete or not, for the transcript; None when nothing was. Equal to `partial` where that says it all."""
         content: list[Block] = []
-        for block in self._blocks:
+        for block in self._ordered():
             if block.kind == "tool":
                 made = _tool(block, cut=True, malformed={}) if block.done else None
                 content.append(made or {"text": f"[tool call cut off: {block.name} {_whole(block.parts)}]"})
@@ -127,8 +122,14 @@ class Assembly:
         return {"role": "assistant", "content": content} if content else None
 
     def _content(self, *, cut: bool, malformed: dict[str, str]) -> list[Block]:
-        made = (_tool(block, cut, malformed) if block.kind == "tool" else _prose(block, cut) for block in self._blocks)
+        made = (_tool(block, cut, malformed) if block.kind == "tool" else _prose(block, cut) for block in self._ordered())
         return [block for block in made if block is not None]
+
+    def _ordered(self) -> list[OpenBlock]:
+        """The blocks in the order of their indexes where all have one, else in the order they began."""
+        if self._by_index is None or any(block.index is None for block in self._blocks):
+            return self._blocks
+        return sorted(self._blocks, key=lambda block: block.index or 0)
 
     # What chunks do to the blocks.
 
@@ -309,8 +310,4 @@ def _of(what: str, kind: type[T], value: Any) -> T:
     """The value, if it is of this kind; raises `ModelError` otherwise."""
     if isinstance(value, kind):
         return value
-    raise _not(what, kind, value)
-
-
-def _not(what: str, kind: type[Any], value: Any) -> ModelError:
-    return ModelError(f"{what} is of type {kind.__name__}, not {type(value).__name__}")
+    raise ModelError(f"{what} is of type {kind.__name__}, not {type(value).__name__}")

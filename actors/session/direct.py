@@ -6,14 +6,16 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import attrs
 
-from ropewalk.actors.errors import InvalidTool
-from ropewalk.actors.messages import Block, Message, assistant, user
+from ropewalk.actors.errors import InvalidConversation, InvalidTool
+from ropewalk.actors.messages import Block, Message, assistant, error_result, user
 from ropewalk.actors.session.records import Added, Edited
 from ropewalk.actors.tools import ToolContext, ToolLimits, run_tool
-from ropewalk.actors.validity import copied, door, is_dict
+from ropewalk.actors.validity import INTERRUPTED, copied, door, is_dict
 from ropewalk.actors.view import Entry, difference
+from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
@@ -21,16 +23,17 @@ if TYPE_CHECKING:
     from ropewalk.actors.tools import Tool
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["AddMessages", "CallTool", "SetMessages", "add_messages", "call_tool", "direct_tool_use", "run_direct", "set_messages", "tool_limits"]
+__all__ = ["AddMessages", "CallTool", "SetMessages", "call_tool", "direct_tool_use", "run_direct", "show", "tool_limits", "wanted_by"]
 
 
 @attrs.frozen
 class CallTool:
-    """Call a tool and record it as four messages. `words` are said before what the record says of itself."""
+    """Call a tool and record it as four messages. `words` are said before what the record says of itself; cancelling `scope` ends the call."""
 
     tool_use: Block
     context: Any = None
     words: str | None = None
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
 
 
 @attrs.frozen
@@ -53,12 +56,17 @@ def tool_limits(runtime: Runtime) -> ToolLimits:
 
 
 def direct_tool_use(spec: AgentSpec, runtime: Runtime, name: str, tool_input: dict[str, Any]) -> Block:
-    """The ``toolUse`` of a direct call, with an id of its own. Raises `InvalidTool` when the agent has no such tool."""
+    """The ``toolUse`` of a direct call, with an id of its own. Raises `InvalidTool` when the agent has no such tool, or that is no input."""
     if spec.tools.get(name) is None:
         known = ", ".join(tool.name for tool in spec.tools) or "none at all"
         raise InvalidTool(f"there is no tool {name!r}; this agent has {known}")
+    if not is_dict(tool_input):
+        raise InvalidTool(f"the input of {name!r} is a dict of its parameters, not {tool_input!r:.200}")
+    own = contain(copied, [tool_input])
+    if isinstance(own, Failure):
+        raise InvalidTool(f"the input of {name!r} is nested too deeply: {own.error}")
     digits = int(runtime.clock.random() * 10**9)
-    return {"toolUseId": f"tooluse_{name}_{digits:09d}", "name": name, "input": dict(tool_input)}
+    return {"toolUseId": f"tooluse_{name}_{digits:09d}", "name": name, "input": own[0]}
 
 
 async def run_direct(spec: AgentSpec, runtime: Runtime, session_id: str, tool_use: Block, context: Any) -> Block:
@@ -73,7 +81,9 @@ async def run_direct(spec: AgentSpec, runtime: Runtime, session_id: str, tool_us
 
 async def call_tool(actor: SessionActor, call: CallTool) -> Block:
     """A direct call, recorded as a user's request, the model's call, its result, and a closing word; all four or none."""
-    result = await run_direct(actor.spec, actor.cell.runtime, actor.cell.id, call.tool_use, call.context)
+    result = error_result(call.tool_use["toolUseId"], INTERRUPTED)
+    with call.scope:
+        result = await run_direct(actor.spec, actor.cell.runtime, actor.cell.id, call.tool_use, call.context)
     name = call.tool_use["name"]
     tool = actor.spec.tools.get(name)
     given = call.tool_use["input"] if tool is None else _recordable_input(tool, call.tool_use["input"])
@@ -81,44 +91,42 @@ async def call_tool(actor: SessionActor, call: CallTool) -> Block:
     messages = [
         user(*said, f"agent.tool.{name} direct tool call.\nInput parameters: {json.dumps(given, ensure_ascii=False)}\n"),
         assistant({"toolUse": {**call.tool_use, "input": given}}),
-        user({"toolResult": result}),
+        user({"toolResult": copied([result])[0]}),
         assistant(f"agent.{name} was called"),
     ]
     last = actor.state.view.last
     if last is not None and last.message["role"] == "user":
-        return await _join_and_add(actor, messages, result)
+        await show(actor, door([*actor.state.view.messages, *messages]), "called")
+        return result
     first = actor.state.next_entry
     entries = tuple(Entry(number, message) for number, message in enumerate(messages, first))
     actor.writer.write(Added(entries))
     for entry in entries:
         actor.announce_entry(entry, None)
-    await actor.writer.commit()
+    await actor.writer.commit_whole()
     return result
 
 
-async def _join_and_add(actor: SessionActor, messages: list[Message], result: Block) -> Block:
-    await _show(actor, door([*actor.state.view.messages, *messages]), "called")
-    return result
+def wanted_by(change: AddMessages | SetMessages, there: list[Message]) -> list[Message]:
+    """What a view that shows the messages `there` shall show, through the door. Raises `InvalidConversation`.
+
+    Of a replacement, messages that are equal to those there keep their entries.
+    """
+    if isinstance(change, SetMessages):
+        shown = door(change.messages)
+        return [there[place] if place < len(there) and there[place] == message else message for place, message in enumerate(shown)]
+    wanted = contain(door, [*there, *change.messages])
+    if isinstance(wanted, Failure):
+        raise InvalidConversation(f"{wanted.error} (counted from the start of the session's own {len(there)} messages)") from None
+    return wanted
 
 
-async def add_messages(actor: SessionActor, messages: list[Message]) -> None:
-    """Messages from outside, through the door. Raises `InvalidConversation`; then nothing was added."""
-    await _show(actor, door([*actor.state.view.messages, *copied(messages)]), "added")
-
-
-async def set_messages(actor: SessionActor, messages: list[Message]) -> None:
-    """The view replaced, through the door; messages that are equal to those there keep their entries."""
-    there = actor.state.view.messages
-    shown = door(copied(messages))
-    kept = [there[place] if place < len(there) and there[place] == message else message for place, message in enumerate(shown)]
-    await _show(actor, kept, "replaced")
-
-
-async def _show(actor: SessionActor, wanted: list[Message], reason: str) -> None:
+async def show(actor: SessionActor, wanted: list[Message], reason: str) -> None:
+    """Have the view show these messages; those that are the same objects keep their entries."""
     edit = difference(actor.state.view.entries, wanted, reason, actor.state.next_entry)
     actor.writer.write(Edited(edit))
     actor.announce_edit(edit, None, None)
-    await actor.writer.commit()
+    await actor.writer.commit_whole()
 
 
 def _recordable_input(tool: Tool, tool_input: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 from ropewalk.actors.errors import ModelError
 from ropewalk.actors.events import PromptAccepted
@@ -20,6 +21,7 @@ from ropewalk.actors.session.reduction import manage_after_turn, reduce
 from ropewalk.actors.session.tool_calls import run_calls
 from ropewalk.actors.turn import (
     Begin,
+    CallingModel,
     CallModel,
     Cancel,
     Deadline,
@@ -29,7 +31,6 @@ from ropewalk.actors.turn import (
     Fault,
     Finish,
     Input,
-    ModelFailed,
     Progress,
     Publish,
     Ready,
@@ -42,7 +43,6 @@ from ropewalk.actors.turn import (
     step,
 )
 from ropewalk.actors.view import Entry
-from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.supervision import Failure, attempt
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class TurnDriver:
     @property
     def partial_text(self) -> str:
         """The text of the answer being streamed, so far."""
-        return self.call.assembly.streamed() if self.call is not None else ""
+        return self.call.assembly.streamed() if self.call is not None and type(self.state) is CallingModel else ""
 
     def cancel(self) -> None:
         """End the turn now; what was under way is settled in the turn's own task."""
@@ -188,6 +188,8 @@ class TurnDriver:
         effects = self._step(Begin(Progress(self.turn_id, (self.prompt.prompt_id,), self.actor.spec.limits), self._opening()))
         while self.finish is None:
             given = await self._perform(effects)
+            if self._cancelled:
+                await anyio.lowlevel.checkpoint_if_cancelled()  # by its own handler or tool, and nothing has waited since
             effects = self._step(given)
         self._tell_at_once(effects)
         await manage_after_turn(self)
@@ -212,11 +214,16 @@ class TurnDriver:
         """Carry out a step's effects; the last one takes time, and begins once all that was recorded before it is durable."""
         effect = self._tell_at_once(effects)
         await self.actor.writer.commit()
+        if self._cancelled:
+            await anyio.lowlevel.checkpoint_if_cancelled()
         if self.prompt.accepted is not None:
             self.prompt.accepted.settle(None)
         if type(effect) is CallModel:
-            account_cycle(self)
-            self.call = self.call_to_account = ModelCall(self, self.state.turn.cycle)  # type: ignore[union-attr]
+            cycle, retried = self.state.turn.cycle, self.call_to_account  # type: ignore[union-attr]
+            if retried is not None and retried.cycle != cycle:
+                account_cycle(self)
+                retried = None
+            self.call = self.call_to_account = ModelCall(self, cycle, retried)
             return await self.call.run()
         if type(effect) is RunTools:
             return await run_calls(self, effect)
@@ -229,7 +236,7 @@ class TurnDriver:
 
     def _stop(self, driven: Failure | None) -> None:
         """Bring the machine to its end, whatever stopped the turn, and settle it: synchronous, so that nothing comes between."""
-        if driven is not None and isinstance(driven.error, JournalUnavailable | Fenced):
+        if driven is not None and driven.error is self.actor.writer.broken:
             raise driven.error
         if not isinstance(self.state, Ended):
             self._step(self._what_stopped(driven))
@@ -241,7 +248,7 @@ class TurnDriver:
         if self._cancelled:
             return Cancel()
         if self._silent:
-            return ModelFailed(ModelError(f"the model said nothing for {self.silence:g} s"))
+            return Fault(ModelError(f"the model said nothing for {self.silence:g} s"))
         return Deadline()
 
     @property
@@ -250,8 +257,8 @@ class TurnDriver:
         return self.actor.spec.limits.stream_idle_seconds or 0.0
 
     @property
-    def heard(self) -> int:
-        """How many chunks the model has said."""
+    def heard(self) -> int | None:
+        """How many chunks the model has said; None while nobody listens."""
         return self.call.heard if self.call is not None else 0
 
     # Records.

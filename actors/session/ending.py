@@ -10,7 +10,6 @@ from ropewalk.actors.result import AgentResult, Trace
 from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.settling import Ending, settle
 from ropewalk.runtime.channel import HandlerFault
-from ropewalk.runtime.supervision import Failure, attempt
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
@@ -60,9 +59,7 @@ def announce_end(actor: SessionActor, body: Settled, request_state: dict[str, An
 async def tell(driver: TurnDriver) -> None:
     """Make the end durable, publish it, and give the prompt its outcome. Handlers can no longer fail the turn."""
     result = driver.result = _result(driver)
-    while isinstance(told := await attempt(driver.actor.writer.commit()), Failure):
-        if not isinstance(told.error, HandlerFault):
-            raise told.error
+    await driver.actor.writer.commit_whole()
     if isinstance(result, Exception):
         driver.prompt.outcome.fail(result)
     elif result is not None:
@@ -87,7 +84,7 @@ def account_cycle(driver: TurnDriver) -> None:
         return
     driver.call_to_account = None
     read, written, total = driver.usage
-    usage = call.assembly.usage
+    usage = call.usage
     driver.usage = (read + usage[0], written + usage[1], total + usage[2])
     clock = driver.actor.cell.clock
     now, seconds = clock.time(), clock.monotonic() - call.started
@@ -97,13 +94,13 @@ def account_cycle(driver: TurnDriver) -> None:
 
 
 def _root(error: Exception) -> Exception:
-    """The handler's own error where one was added to fail the turn."""
-    return error.__cause__ if isinstance(error, HandlerFault) and isinstance(error.__cause__, Exception) else error
+    """What failed in the end: the error of the handler that was added to fail the turn, or the bug of the provider."""
+    return error.__cause__ if isinstance(error, HandlerFault | TurnFailed) and isinstance(error.__cause__, Exception) else error
 
 
 def _for_the_asker(error: Exception) -> Exception:
     """What `ask` raises: errors of the model as they are, anything else as `TurnFailed` with its cause."""
-    if isinstance(error, ModelError):
+    if isinstance(error, ModelError | TurnFailed):
         return error
     root = _root(error)
     failed = TurnFailed(f"the turn failed: {type(root).__name__}: {root}")

@@ -21,8 +21,10 @@ from ropewalk.actors.validity import copied
 from ropewalk.actors.view import Transcript, TranscriptEntry
 from ropewalk.runtime.cell import Cell, Envelope, refuse_deadlock
 from ropewalk.runtime.channel import Handler, OnError
+from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.mailbox import MailboxStatistics
 from ropewalk.runtime.outcome import Outcome
+from ropewalk.runtime.supervision import contain
 
 if TYPE_CHECKING:
     from ropewalk.runtime.runtime import Runtime
@@ -123,9 +125,13 @@ class Session:
         accept(self._cell, made, policy)
         actor = self._actor
         if waits and actor is not None:
-            commit = actor.writer.flush()
-            if commit is not None:
-                await commit.wait()
+            try:
+                commit = actor.writer.flush()
+                if commit is not None:
+                    await commit.wait()
+            except (JournalUnavailable, Fenced):
+                self._cell.mailbox.withdraw(made)  # what its sender is told was not accepted must not run
+                raise
         elif not made.outcome.settled:
             await accepted.wait()
         if made.outcome.error is not None and made.turn_id is None:
@@ -155,10 +161,14 @@ class Session:
         """End the running turn; what was streamed is kept. Returns, once it is settled, whether there was one."""
         actor = self._actor
         driver = None if actor is None else actor.driver
-        if driver is None:
+        prompt = self._about_to_run() if driver is None else driver.prompt
+        if prompt is None:
             return False
-        driver.cancel()
-        if not is_part_of(self._cell, driver.prompt):
+        withdraw(self._cell, prompt)
+        if driver is None:
+            if contain(refuse_deadlock, self._cell) is None:
+                await prompt.outcome.wait_settled()
+        elif not is_part_of(self._cell, prompt):
             await driver.wait_ended()
         return True
 
@@ -179,11 +189,11 @@ class Session:
 
     async def add_messages(self, messages: Sequence[Message]) -> None:
         """Put messages at the end of the view; they are copied, and repaired where they can be. Raises `InvalidConversation`."""
-        await self._ask(AddMessages(copied(list(messages))))
+        await self._ask(AddMessages(copied(messages)))
 
     async def set_messages(self, messages: Sequence[Message]) -> None:
         """Have the view show these messages; the transcript keeps what leaves it. Raises `InvalidConversation`."""
-        await self._ask(SetMessages(copied(list(messages))))
+        await self._ask(SetMessages(copied(messages)))
 
     # Tools.
 
@@ -195,9 +205,13 @@ class Session:
         :param record: whether the call joins the history, as four messages; then it waits its turn like a prompt.
         :param words: what the record's first message says before what was called.
         """
-        tool_use = direct_tool_use(self.spec, self.runtime, name, tool_input or {})
+        tool_use = direct_tool_use(self.spec, self.runtime, name, {} if tool_input is None else tool_input)
         if record:
-            return cast(Block, await self._ask(CallTool(tool_use, context, words)))
+            call = CallTool(tool_use, context, words)
+            try:
+                return cast(Block, await self._ask(call))
+            finally:
+                call.scope.cancel()  # who leaves takes the call with them
         self.runtime.refuse_if_closed()
         return await run_direct(self.spec, self.runtime, self.id, tool_use, context)
 
@@ -227,6 +241,12 @@ class Session:
     def _prompt(self, prompt: object, request_state: object, context: Any, *, owned: bool) -> Prompt:
         messages, state = prompt_messages(prompt), request_state_of(request_state)
         return Prompt(self._cell.clock.new_id(), messages, state, context, owned=owned, new_event=self.runtime.backend.event)
+
+    def _about_to_run(self) -> Prompt | None:
+        """The prompt that was sent to an idle session a moment ago, so that its turn has not begun."""
+        cell = self._cell
+        following = cell.current or next(iter(cell.mailbox.waiting()), None) if cell.busy else None
+        return following if isinstance(following, Prompt) else None
 
     def _policy(self, when_busy: WhenBusy | None) -> WhenBusy:
         return self.spec.when_busy if when_busy is None else check_when_busy(when_busy)

@@ -6,17 +6,17 @@ everything done for each of them is what a turn costs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
 from ropewalk.actors.errors import ContextWindowOverflow, ModelError, ModelThrottled, TurnFailed
 from ropewalk.actors.events import ModelChunk, ReasoningDelta, TextDelta, ToolInputDelta
 from ropewalk.actors.session.assembly import Assembly, Piece
 from ropewalk.actors.turn import BackingOff, CallingModel, Input, ModelDone, ModelFailed, Overflow, Throttled
 from ropewalk.runtime.channel import HandlerFault
-from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.supervision import Backoff, Failure, attempt
 
 if TYPE_CHECKING:
@@ -30,16 +30,29 @@ STOP_REASONS = ("end_turn", "tool_use", "max_tokens", "stop_sequence", "content_
 
 
 class ModelCall:
-    """An answer being streamed. `heard` counts its chunks, `started` is when it began on the backend's clock."""
+    """An answer being streamed.
 
-    __slots__ = ("_driver", "assembly", "cycle", "heard", "started")
+    `heard` counts its chunks, None while nobody listens because somebody is told of the last one. `retried` is an earlier
+    call of the same cycle that came to nothing: then `started` (on the backend's clock) and `usage` are those of both.
+    """
 
-    def __init__(self, driver: TurnDriver, cycle: int) -> None:
+    __slots__ = ("_driver", "_spent", "assembly", "cycle", "heard", "started")
+
+    def __init__(self, driver: TurnDriver, cycle: int, retried: ModelCall | None) -> None:
         self._driver = driver
         self.assembly = Assembly(driver.actor.cell.clock.new_id)
         self.cycle = cycle
-        self.heard = 0
-        self.started = driver.actor.cell.clock.monotonic()
+        self.heard: int | None = 0
+        self.started = driver.actor.cell.clock.monotonic() if retried is None else retried.started
+        self._spent = None if retried is None else retried.usage
+
+    @property
+    def usage(self) -> tuple[int, int, int]:
+        """Input, output and total tokens, as far as the model said."""
+        read, written, total = self.assembly.usage
+        if self._spent is None:
+            return self.assembly.usage
+        return read + self._spent[0], written + self._spent[1], total + self._spent[2]
 
     async def run(self) -> Input:
         """Call the model to the end of its answer."""
@@ -88,27 +101,35 @@ class ModelCall:
         driver, assembly, writer = self._driver, self.assembly, self._driver.actor.writer
         publisher, turn_id, request_state = writer.publisher, driver.turn_id, driver.request_state
         publish = publisher.publish
+        say = publisher.lane(TextDelta, turn_id, request_state)
         raw = publisher.wanted(ModelChunk)
         parts: list[str] | None = None
-        place = 0
+        place = heard = 0
         async for chunk in stream:
-            self.heard += 1
+            self.heard = heard = heard + 1
             if raw and (pending := publish(ModelChunk, turn_id, request_state, chunk)) is not None:
-                await pending
+                await self._told(pending)
             if writer.outbox is not None and writer.has_news:
-                await writer.publish_news()
+                await self._told(writer.publish_news())
             part = chunk.get("contentBlockDelta") if type(chunk) is dict else None
             if type(part) is dict and len(part) == 1 and type(delta := part.get("delta")) is dict and type(text := delta.get("text")) is str:
                 if parts is None:
                     place, parts = assembly.text_lane()
                 parts.append(text)
-                pending = publish(TextDelta, turn_id, request_state, text, place)
+                pending = say(text, place)
             else:
                 parts = None
                 piece = assembly.feed(chunk)
                 pending = None if piece is None else self._publish_piece(piece)
             if pending is not None:
-                await pending
+                await self._told(pending)
+
+    async def _told(self, pending: Awaitable[None]) -> None:
+        """Wait for those who are being told something. That takes their time, not the model's."""
+        heard, self.heard = self.heard, None
+        await pending
+        await anyio.lowlevel.checkpoint_if_cancelled()  # they may have cancelled the turn, and the model may never wait
+        self.heard = heard
 
     def _publish_piece(self, piece: Piece) -> Any:
         kind, text, place, block = piece
@@ -119,7 +140,7 @@ class ModelCall:
         return publish(TextDelta if kind == "text" else ReasoningDelta, driver.turn_id, driver.request_state, text, place)
 
     def _failed(self, error: Exception) -> Input:
-        if isinstance(error, HandlerFault | JournalUnavailable | Fenced):
+        if isinstance(error, HandlerFault) or error is self._driver.actor.writer.broken:
             raise error
         if isinstance(error, ContextWindowOverflow):
             return Overflow(error.tokens, error.limit)

@@ -128,6 +128,7 @@ class AskStream:
         self._submit = submit
 
     async def __aenter__(self) -> Self:
+        refuse_deadlock(self._cell)
         self._prompt.attach(self._events)
         self._submit()
         return self

@@ -16,10 +16,10 @@ LOOKS = 8
 
 
 class Watched(Protocol):
-    """Who may fall silent: `heard` grows with every sign of life, `silence` is how many seconds without one are too many."""
+    """Who may fall silent: `heard` grows with every sign of life and is None while nobody listens, `silence` is how many seconds are too many."""
 
     @property
-    def heard(self) -> int: ...
+    def heard(self) -> int | None: ...
     @property
     def silence(self) -> float: ...
     def fell_silent(self) -> None: ...
@@ -30,7 +30,7 @@ class Watchdog:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._watched: dict[Watched, tuple[int, float]] = {}
+        self._watched: dict[Watched, tuple[int | None, float]] = {}
         self._needed = False
         self._running = False
         self._interval = float("inf")
@@ -69,7 +69,7 @@ class Watchdog:
 
     def _look(self, now: float) -> None:
         for watched, (heard, since) in list(self._watched.items()):
-            if watched.heard != heard:
+            if watched.heard is None or watched.heard != heard:
                 self._watched[watched] = (watched.heard, now)
             elif now - since >= watched.silence:
                 self._watched.pop(watched, None)

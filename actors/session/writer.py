@@ -2,50 +2,60 @@
 
 `write` changes the state and gives the records their numbers in one synchronous step. `commit` hands what was written to
 the journal, waits until it is durable, and only then publishes what was announced. So a reader never hears of something
-that a crash could undo. Deltas are not announced: they go out at once, through the publisher.
+that a crash could undo, and hears of all that a failed write leaves standing. Deltas are not announced: they go out at
+once, through the publisher.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, TypeAlias
 
 from ropewalk.actors.events import Event
 from ropewalk.actors.session.records import Body
 from ropewalk.actors.session.state import SessionState
 from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.channel import HandlerFault
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.journal import Claim, Commit
-from ropewalk.runtime.supervision import Failure, contain
+from ropewalk.runtime.subscription import Subscription
+from ropewalk.runtime.supervision import Failure, attempt, contain
 
 __all__ = ["Writer"]
 
+News: TypeAlias = tuple[int, type[Event], str | None, dict[str, Any] | None, tuple[Any, ...], tuple[Subscription, ...]]
+"""An event that waits: the record that must be durable before it, the event itself, and who hears of it beside the others."""
+
 
 class Writer:
-    """Writes one incarnation of a session. Once a write has failed, every later one fails: the incarnation is over."""
+    """Writes one incarnation of a session. Once a write has failed (`broken` says how), every later one fails: the incarnation is over.
 
-    __slots__ = ("_broken", "_cell", "_epoch", "_number", "_pending", "_staged", "outbox", "publisher", "state")
+    `outbox` holds the events that wait, None when there are none.
+    """
+
+    __slots__ = ("_cell", "_durable", "_epoch", "_number", "_pending", "_staged", "broken", "outbox", "publisher", "state")
 
     def __init__(self, cell: Cell, state: SessionState, claim: Claim) -> None:
         self._cell = cell
         self._epoch = claim.epoch
         self._number = claim.last
+        self._durable = claim.last
         self._staged: list[Body] = []
         self._pending: Commit | None = None
-        self.outbox: deque[tuple[type[Event], str | None, dict[str, Any] | None, tuple[Any, ...]]] | None = None
-        self._broken: Exception | None = None
+        self.outbox: deque[News] | None = None
+        self.broken: Exception | None = None
         self.state = state
         self.publisher = cell.publisher
 
     @property
     def has_news(self) -> bool:
         """Whether announced events are durable and can be published now."""
-        return self.outbox is not None and not self._staged and self._pending is None
+        return self.outbox is not None and bool(self.outbox) and self.outbox[0][0] <= self._durable
 
     @property
     def is_durable(self) -> bool:
         """Whether all that was written is known to be durable."""
-        return self._broken is None and not self._staged and self._pending is None
+        return self.broken is None and not self._staged and self._pending is None
 
     def write(self, body: Body) -> None:
         """Take a record into the state now; it goes to the journal with the next `flush` or `commit`."""
@@ -54,17 +64,19 @@ class Writer:
 
     def announce(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> None:
         """Have an event published once everything written so far is durable."""
-        if self.outbox is None:
-            self.outbox = deque()
-        self.outbox.append((kind, turn_id, request_state, fields))
+        self._put((self._number + len(self._staged), kind, turn_id, request_state, fields, ()))
+
+    def announce_to(self, streams: tuple[Subscription, ...], kind: type[Event], *fields: Any) -> None:
+        """Announce an event outside any turn that these streams hear of too."""
+        self._put((self._number + len(self._staged), kind, None, None, fields, streams))
 
     def flush(self) -> Commit | None:
         """Hand what was written to the journal. What comes back is to be waited for; None: all is durable.
 
         Raises `JournalUnavailable` or `Fenced`; then this incarnation is over.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self.broken is not None:
+            raise self.broken
         if self._staged:
             written = contain(self._cell.journal.append, self._cell.id, self._epoch, self._number + 1, tuple(self._staged))
             if isinstance(written, Failure):
@@ -73,44 +85,76 @@ class Writer:
             self._staged.clear()
             if written is not None:
                 self._pending = written
+            elif self._pending is None:
+                self._durable = self._number
         return self._pending
 
     async def commit(self) -> None:
         """Return once everything written is durable and everything announced is published. Raises as `flush` does."""
-        commit = self.flush()
-        while commit is not None:
-            try:
-                await commit.wait()
-            except (JournalUnavailable, Fenced) as error:
-                raise self._break(error) from None
-            if self._pending is commit:
-                self._pending = None
-            commit = self._pending
-        await self.publish_news()
+        while True:
+            if self._staged or self._pending is not None or self.broken is not None:
+                await self._make_durable()
+            await self.publish_news()
+            if self.outbox is None:  # else more was written while handlers were told
+                return
+
+    async def commit_whole(self) -> None:
+        """As `commit`, where no turn is left that a handler could fail: when one does, the others are told all the same."""
+        while isinstance(done := await attempt(self.commit()), Failure):
+            if not isinstance(done.error, HandlerFault):
+                raise done.error
 
     async def publish_news(self) -> None:
-        """Publish what was announced, in order. An event is taken off before it goes out, so it never goes out twice."""
-        while self.outbox:
-            kind, turn_id, request_state, fields = self.outbox.popleft()
-            pending = self.publisher.publish(kind, turn_id, request_state, *fields)
+        """Publish what was announced and is durable, in order. An event is taken off before it goes out, so it never goes out twice."""
+        publisher = self.publisher
+        while self.outbox and self.outbox[0][0] <= self._durable:
+            _, kind, turn_id, request_state, fields, streams = self.outbox.popleft()
+            if streams:
+                others, publisher.streams = publisher.streams, publisher.streams + streams
+                pending = publisher.publish(kind, turn_id, request_state, *fields)
+                publisher.streams = others
+            else:
+                pending = publisher.publish(kind, turn_id, request_state, *fields)
             if pending is not None:
                 await pending
-        self.outbox = None
+        if not self.outbox:
+            self.outbox = None
 
     def move_to(self, cell: Cell, claim: Claim) -> bool:
         """Write for another cell from now on, under its claim; False when the log is not where this writer left it."""
-        if self._broken is not None or self._staged or claim.last != self._number:
+        if self.broken is not None or self._staged or claim.last != self._number:
             return False
         self._cell, self._epoch, self.publisher = cell, claim.epoch, cell.publisher
         return True
 
+    def _put(self, news: News) -> None:
+        if self.outbox is None:
+            self.outbox = deque()
+        self.outbox.append(news)
+
+    async def _make_durable(self) -> None:
+        try:
+            commit = self.flush()
+            while commit is not None:
+                number = self._number
+                await commit.wait()
+                if self._pending is commit:
+                    self._pending = None
+                    number = self._number
+                self._durable = number
+                commit = self.flush()
+        except (JournalUnavailable, Fenced) as error:
+            broken = self._break(error)
+            await self.publish_news()  # what had become durable before stays, so it is told
+            raise broken from None
+
     def _break(self, error: Exception) -> Exception:
-        if self._broken is None:
+        if self.broken is None:
             if isinstance(error, JournalUnavailable | Fenced):
-                self._broken = error
+                self.broken = error
             else:
-                self._broken = JournalUnavailable(f"the journal failed: {type(error).__name__}: {error}")
-                self._broken.__cause__ = error
+                self.broken = JournalUnavailable(f"the journal failed: {type(error).__name__}: {error}")
+                self.broken.__cause__ = error
             if self._cell.actor is not None and not self._cell.busy:
                 self._cell.actor = None
-        return self._broken
+        return self.broken

@@ -100,7 +100,7 @@ def _spoil(stream: list[Any], place: int, draw: st.DrawFn) -> None:
     if isinstance(holder, dict) and draw(st.booleans()):
         del holder[key]
     else:
-        holder[key] = draw(st.sampled_from(_NONSENSE))
+        [holder[key]] = copied([draw(st.sampled_from(_NONSENSE))])
 
 
 _DAMAGES: list[Callable[[list[Any], int, st.DrawFn], None]] = [_lose, _double, _swap, _cut_off, _spoil, _spoil]

@@ -132,23 +132,26 @@ def ainvariant() -> Callable[[Callable[..., Awaitable[Any]]], Any]:
 
 
 class _StepCounter(trio.abc.Instrument):
-    def __init__(self, task: trio.lowlevel.Task, step: int, cancel: Callable[[], object]) -> None:
+    def __init__(self, task: trio.lowlevel.Task | None, step: int, cancel: Callable[[], object]) -> None:
         self._task = task
         self._left = step
         self._cancel = cancel
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task:
+        if self._task is None or task is self._task:
             self._left -= 1
             if self._left == 0:
                 self._cancel()
 
 
 @contextlib.contextmanager
-def cancelled_at_step(step: int) -> Iterator[trio.CancelScope]:
-    """Cancel the body at the `step`-th step the scheduler gives it, counted from 1; ``cancelled_caught`` of what this gives tells whether it came so far."""
+def cancelled_at_step(step: int, *, of_anyone: bool = False) -> Iterator[trio.CancelScope]:
+    """Cancel the body at the `step`-th step the scheduler gives it, counted from 1; ``cancelled_caught`` of what this gives tells whether it came so far.
+
+    :param of_anyone: count the steps of every task, so that a body that only waits is cancelled at each moment of what it waits for.
+    """
     scope = trio.CancelScope()
-    counter = _StepCounter(trio.lowlevel.current_task(), step, scope.cancel)
+    counter = _StepCounter(None if of_anyone else trio.lowlevel.current_task(), step, scope.cancel)
     trio.lowlevel.add_instrument(counter)
     try:
         with scope:

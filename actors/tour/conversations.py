@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import anyio
 
 from ropewalk.actors.tour.figures import Figures, Life, cpu_seconds, idle_bytes
 from ropewalk.actors.tour.screen import Bar, Screen
+from ropewalk.runtime.errors import RopewalkError
 
 __all__ = ["Missing", "find_examples", "load", "show_conversations"]
 
@@ -22,7 +24,7 @@ SAMPLE = 50
 SHOWN_FAULTS = 3
 
 
-class Missing(Exception):
+class Missing(RopewalkError):
     """Something the tour plays is not here; the text says what, and the command that gets it."""
 
 
@@ -60,9 +62,10 @@ def find_examples() -> Path:
 
 def _is_checkout(root: Path) -> bool:
     try:
-        return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"] == "ropewalk"
-    except (OSError, ValueError, KeyError):
+        described = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
+    return bool(described.get("project", {}).get("name") == "ropewalk")
 
 
 def load(folder: Path | None, limit: int | None) -> tuple[ModuleType, list[Any]]:
@@ -85,31 +88,38 @@ def _import_example(folder: Path) -> ModuleType:
 
 async def show_conversations(screen: Screen, example: ModuleType, conversations: Sequence[Any]) -> tuple[Figures, list[str]]:
     """Play them all at once and show the table; returns the figures and what was wrong, if anything."""
-    in_all = sum(len(one.turns) for one in conversations)
-    with anyio.fail_after(MOST_SECONDS), screen.bar(in_all, "") as bar:
-        meter = _Meter(bar, len(conversations), in_all)
+    _show_one(screen, conversations[0])
+    report: Any = None
+    with anyio.fail_after(MOST_SECONDS), screen.bar(None, f"{len(conversations):,} agents are being made, each with its tools") as bar:
+        meter = _Meter(bar, len(conversations))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(meter.begin)
             report = await example.run_conversations(conversations, on_progress=meter.turn_done)
     total: Row = report.total
     screen.table(("set", "sessions", "turns", "tool calls", "equal", "p50 ms", "p99 ms"), [_cells(row) for row in report.sets], footer=_cells(total))
     screen.say("Equal: every message, and the final state of every tool, is what the same calls made by hand give.")
-    problems = _problems(report, in_all)
-    size = 0.0 if problems else await idle_bytes([_life(example, one) for one in conversations[:SAMPLE]])
-    figures = Figures(
-        sessions=total.conversations, turns=total.turns, seconds=total.seconds, cpu=meter.cpu, p50=total.p50, p99=total.p99, session_bytes=size
-    )
+    problems = _problems(report, sum(len(one.turns) for one in conversations))
+    with screen.bar(None, "the bytes of idle sessions are being counted"):
+        size = 0.0 if problems else await idle_bytes([_life(example, one) for one in conversations[:: max(1, len(conversations) // SAMPLE)]])
+    figures = Figures(sessions=total.conversations, turns=total.turns, seconds=total.seconds, cpu=meter.cpu, p50=total.p50, p99=total.p99, session_bytes=size)
     return figures, problems
+
+
+def _show_one(screen: Screen, conversation: Any) -> None:
+    """How one of them begins, to have an idea of all."""
+    turn = conversation.turns[0]
+    calls = [f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.input.items())})" for call in turn.calls]
+    screen.say(f"The first of {len(conversation.turns)} turns of {conversation.id}:")
+    screen.came_out(textwrap.shorten(turn.prompt, 180), textwrap.shorten("calls " + ", ".join(calls), 180))
 
 
 class _Meter:
     """Moves the bar, and measures the processor time from the first session's start to the last turn's end."""
 
-    def __init__(self, bar: Bar, sessions: int, in_all: int) -> None:
+    def __init__(self, bar: Bar, sessions: int) -> None:
         self.cpu = 0.0
         self._bar = bar
         self._sessions = sessions
-        self._in_all = in_all
         self._began = cpu_seconds()
 
     async def begin(self) -> None:
@@ -118,10 +128,11 @@ class _Meter:
 
     def turn_done(self, done: int, in_all: int) -> None:
         """Another turn has ended."""
-        words = f"{self._sessions:,} sessions, {done:,} of {self._in_all:,} turns" if done < in_all else "comparing with the same calls made by hand"
-        self._bar.show(done, words)
-        if done == in_all:
+        if done < in_all:
+            self._bar.show(done, in_all, f"{self._sessions:,} sessions, {done:,} of {in_all:,} turns")
+        else:
             self.cpu = cpu_seconds() - self._began
+            self._bar.show(0, None, "the same calls are being made by hand, to compare")
 
 
 def _life(example: ModuleType, conversation: Any) -> Life:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import anyio
@@ -13,11 +14,10 @@ from ropewalk.actors.tour.figures import Figures, Life, cpu_seconds, idle_bytes,
 from ropewalk.actors.tour.screen import Bar, Screen, source_of
 from ropewalk.testing import Reply, ScriptedModel
 
-__all__ = ["show_crowd"]
+__all__ = ["PAUSES", "Crowd", "Talk", "follow", "make_spec", "show_crowd", "wrong_talks"]
 
 MOST_SECONDS = 120
 PIECES = 20
-PACE = 0.1
 PAUSES = PIECES + 4
 """A pause stands before each piece, and before each of the four chunks that frame an answer."""
 SAMPLE = 500
@@ -47,17 +47,25 @@ class Talk:
 
 
 @attrs.define
-class Count:
-    """What is going on now, in all sessions together."""
+class Crowd:
+    """All of them, and what is going on now: how many stream, how many are done, how many pieces were heard.
 
+    `opening` and `seconds` are wall seconds, `cpu` processor seconds.
+    """
+
+    talks: list[Talk] = attrs.field(factory=list[Talk])
     streaming: int = 0
     done: int = 0
     pieces: int = 0
+    opening: float = 0.0
+    seconds: float = 0.0
+    cpu: float = 0.0
 
 
 def pieces(prompt: str) -> list[str]:
     """The answer to a prompt, as it is streamed."""
-    return [f"{prompt.split()[-1]}{number}, " for number in range(PIECES)]
+    asked = prompt.rpartition(" ")[2]
+    return [f"{asked}{number}, " for number in range(PIECES)]
 
 
 def make_spec(pace: float) -> AgentSpec:
@@ -66,80 +74,83 @@ def make_spec(pace: float) -> AgentSpec:
     return AgentSpec(name="crowd", model=model)
 
 
-async def follow(session: Session, prompt: str, count: Count) -> str:
+async def follow(session: Session, prompt: str, crowd: Crowd) -> str:
     """Ask, and put the answer together from its events."""
     text = ""
     async with session.stream(prompt) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 text += event.text
-                count.pieces += 1
+                crowd.pieces += 1
     return text
 
 
-async def show_crowd(screen: Screen, sessions: int) -> tuple[Figures, list[str]]:
-    """Have so many sessions stream at once; returns the figures and what was wrong, if anything."""
+async def show_crowd(screen: Screen, sessions: int, pace: float) -> tuple[Figures, list[str]]:
+    """Have so many sessions stream at once, a piece every `pace` seconds; returns the figures and what was wrong, if anything."""
     screen.console.print()
-    screen.code("async def follow(session, prompt, count):", *("    " + line for line in source_of(follow).splitlines()))
-    count = Count()
-    with anyio.fail_after(MOST_SECONDS), screen.bar(sessions, f"{sessions:,} sessions are being opened") as bar:
+    screen.code("async def follow(session, prompt, crowd):", textwrap.indent(source_of(follow), "    "))
+    crowd = Crowd()
+    with anyio.fail_after(MOST_SECONDS + PAUSES * pace), screen.bar(None, f"{sessions:,} sessions are being opened") as bar:
         async with Runtime() as runtime:
-            talks, opening = await _opened(runtime, sessions)
-            began, cpu_began = anyio.current_time(), cpu_seconds()
-            await _all_at_once(talks, count, bar)
-            seconds, cpu = anyio.current_time() - began, cpu_seconds() - cpu_began
-            for talk in talks:
+            await _open(crowd, runtime, sessions, pace)
+            await _stream_all_at_once(crowd, bar)
+            for talk in crowd.talks:
                 talk.messages = await talk.session.messages()
-    problems, spec = _problems(talks), make_spec(pace=0.0)
-    size = 0.0 if problems else await idle_bytes([Life(talk.session.id, spec, [talk.prompt]) for talk in talks[:SAMPLE]])
-    latencies = [talk.seconds for talk in talks]
+    latencies = [talk.seconds for talk in crowd.talks]
     p50, p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
     screen.came_out(
-        f"{sessions:,} sessions opened in {opening:.2f} s; all streamed at once, {count.pieces:,} events heard in {seconds:.1f} s",
-        f"from prompt to end: p50 {p50 * 1000:,.0f} ms, p99 {p99 * 1000:,.0f} ms, of which the model's own pauses are {PAUSES * PACE * 1000:,.0f} ms",
+        f"{sessions:,} sessions opened in {crowd.opening:.2f} s; all streamed at once, {crowd.pieces:,} pieces heard in {crowd.seconds:.1f} s",
+        f"from prompt to end: p50 {p50 * 1000:,.0f} ms, p99 {p99 * 1000:,.0f} ms, of which the model's own pauses are {PAUSES * pace * 1000:,.0f} ms",
     )
-    figures = Figures(sessions=sessions, turns=count.done, seconds=seconds, cpu=cpu, p50=p50, p99=p99, session_bytes=size)
-    return figures, problems
+    problems, spec = wrong_talks(crowd.talks), make_spec(pace=0.0)
+    with screen.bar(None, "the bytes of idle sessions are being counted"):
+        size = 0.0 if problems else await idle_bytes([Life(talk.session.id, spec, [talk.prompt]) for talk in crowd.talks[:SAMPLE]])
+    return Figures(sessions=sessions, turns=crowd.done, seconds=crowd.seconds, cpu=crowd.cpu, p50=p50, p99=p99, session_bytes=size), problems
 
 
-async def _opened(runtime: Runtime, sessions: int) -> tuple[list[Talk], float]:
+async def _open(crowd: Crowd, runtime: Runtime, sessions: int, pace: float) -> None:
     began = anyio.current_time()
-    spec = make_spec(PACE)
-    talks = [Talk(number, await runtime.open(f"crowd-{number}", spec)) for number in range(sessions)]
-    return talks, anyio.current_time() - began
+    spec = make_spec(pace)
+    for number in range(sessions):
+        crowd.talks.append(Talk(number, await runtime.open(f"crowd-{number}", spec)))
+    crowd.opening = anyio.current_time() - began
 
 
-async def _all_at_once(talks: Sequence[Talk], count: Count, bar: Bar) -> None:
-    async with anyio.create_task_group() as tasks:
+async def _stream_all_at_once(crowd: Crowd, bar: Bar) -> None:
+    began, cpu_began = anyio.current_time(), cpu_seconds()
+    async with anyio.create_task_group() as around:
         if bar.visible:
-            tasks.start_soon(_report_live, count, len(talks), bar)
-        for talk in talks:
-            tasks.start_soon(_play, talk, count)
+            around.start_soon(_report_live, crowd, bar)
+        async with anyio.create_task_group() as tasks:
+            for talk in crowd.talks:
+                tasks.start_soon(_play, talk, crowd)
+        crowd.seconds, crowd.cpu = anyio.current_time() - began, cpu_seconds() - cpu_began
+        around.cancel_scope.cancel()
 
 
-async def _play(talk: Talk, count: Count) -> None:
+async def _play(talk: Talk, crowd: Crowd) -> None:
     began = anyio.current_time()
-    count.streaming += 1
+    crowd.streaming += 1
     try:
-        talk.text = await follow(talk.session, talk.prompt, count)
-        count.done += 1
+        talk.text = await follow(talk.session, talk.prompt, crowd)
+        crowd.done += 1
     except RopewalkError as error:
         talk.failure = f"{type(error).__name__}: {error}"
     finally:
-        count.streaming -= 1
+        crowd.streaming -= 1
     talk.seconds = anyio.current_time() - began
 
 
-async def _report_live(count: Count, sessions: int, bar: Bar) -> None:
-    """Show the count a few times a second until nobody streams any more; a call for each piece would cost more than the piece."""
+async def _report_live(crowd: Crowd, bar: Bar) -> None:
+    """Show the count a few times a second, for ever; a call for each piece would cost more than the piece."""
     while True:
         await anyio.sleep(0.125)
-        bar.show(count.pieces // PIECES, f"{count.streaming:,} sessions streaming, {count.pieces:,} pieces heard, {count.done:,} done")
-        if not count.streaming:
-            return
+        words = f"{crowd.streaming:,} sessions streaming, {crowd.pieces:,} pieces heard, {crowd.done:,} done"
+        bar.show(crowd.pieces, len(crowd.talks) * PIECES, words)
 
 
-def _problems(talks: Sequence[Talk]) -> list[str]:
+def wrong_talks(talks: Sequence[Talk]) -> list[str]:
+    """What came of talks that are not right, in a sentence; nothing when all are."""
     wrong = [talk for talk in talks if not talk.is_right]
     if not wrong:
         return []

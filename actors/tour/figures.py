@@ -60,6 +60,7 @@ async def idle_bytes(lives: Sequence[Life]) -> float:
 
     The specs and what their tools hold are not counted. The sessions talk one after the other.
     """
+    taken = 0
     gc.collect()
     tracemalloc.start()
     try:
@@ -71,6 +72,7 @@ async def idle_bytes(lives: Sequence[Life]) -> float:
                 if isinstance(life.spec.model, ScriptedModel):
                     life.spec.model.requests.clear()  # what a scripted model remembers is not the session's
             gc.collect()
-            return tracemalloc.get_traced_memory()[0] / max(1, len(lives))
+            taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    return taken / max(1, len(lives))

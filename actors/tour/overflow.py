@@ -23,6 +23,7 @@ from ropewalk import (
 from ropewalk.actors.conversation import estimate_all
 from ropewalk.actors.messages import Message, assistant, text_of, user
 from ropewalk.actors.tour.screen import Screen, source_of
+from ropewalk.runtime.clock import Clock
 from ropewalk.testing import ScriptedModel
 
 __all__ = ["show_overflow"]
@@ -43,13 +44,13 @@ class Hanging(ConversationManager):
 def make_spec() -> AgentSpec:
     """An agent whose manager will not help it."""
     return AgentSpec(
-        model=ScriptedModel(answer_within(FITS)),
+        model=ScriptedModel(refusing_above(FITS)),
         conversation_manager=Hanging(),
         limits=Limits(reduction_seconds=0.5),
     )
 
 
-def answer_within(fits: int) -> Callable[[Sequence[Message]], str | Exception]:
+def refusing_above(fits: int) -> Callable[[Sequence[Message]], str | Exception]:
     """A script that refuses what takes more than `fits` tokens, and otherwise says how many it read."""
 
     def answer(messages: Sequence[Message]) -> str | Exception:
@@ -80,73 +81,75 @@ async def show_overflow(screen: Screen) -> list[str]:
     """Show it; returns what was wrong, if anything."""
     screen.console.print()
     screen.code(_sketch())
+    watch = _Watch(screen)
     with anyio.fail_after(MOST_SECONDS):
         async with Runtime() as runtime:
             session: Session = await runtime.open("captain", make_spec(), messages=logbook())
-            watch = _Watch(screen, session)
-            async with runtime.events.subscribe(kinds={ReductionStarted, ReductionEnded, TurnEnded}, sessions=session.id) as events:
-                watch.turns.append(await session.submit("Was the rope sound?"))
-                async for event in events:
-                    await watch.see(event)
-                    if watch.ended == 2:
-                        break
-            return await watch.conclude()
+            await watch.through(session)
+    return watch.problems
 
 
 def _sketch() -> str:
-    """The lines that make such a session: they stand in this module, but for their docstrings."""
-    manager = source_of(Hanging, whole=True)
-    return "\n".join(line for line in manager.splitlines() if '"""' not in line) + "\n\n" + source_of(make_spec).replace("return AgentSpec", "spec = AgentSpec")
+    """The lines that make such an agent: they stand in this module, but for their docstrings."""
+    manager = [line for line in source_of(Hanging, whole=True).splitlines() if line and '"""' not in line]
+    spec = source_of(make_spec).replace("return AgentSpec", "spec = AgentSpec").replace("FITS", f"{FITS:_}")
+    return "\n".join([*manager, "", spec])
 
 
 class _Watch:
     """Tells what happens while it happens, and sends a second prompt while the view is being reduced."""
 
-    def __init__(self, screen: Screen, session: Session) -> None:
-        self.screen = screen
-        self.session = session
-        self.turns: list[Turn] = []
-        self.ended = 0
+    def __init__(self, screen: Screen) -> None:
         self.problems: list[str] = []
-        self._began = session.runtime.clock.time()
+        self._screen = screen
+        self._clock = Clock()
+        self._began = 0.0
+        self._turns: list[Turn] = []
+        self._ended = 0
 
-    async def see(self, event: Event) -> None:
-        """Tell of one event."""
+    async def through(self, session: Session) -> None:
+        """Ask, and tell of all that happens until both prompts are answered."""
+        self._began = self._clock.time()
+        async with session.runtime.events.subscribe(kinds={ReductionStarted, ReductionEnded, TurnEnded}, sessions=session.id) as events:
+            self._turns.append(await session.submit("Was the rope sound?"))
+            async for event in events:
+                await self._see(event, session)
+                if self._ended == 2:
+                    break
+        await self._conclude(session)
+
+    async def _see(self, event: Event, session: Session) -> None:
         match event:
             case ReductionStarted(tokens_before=before, target=target):
                 self._tell(f"the model refuses {before:,} tokens, {FITS:,} fit; ReductionStarted, aiming at {target:,}")
-                await self._talk_meanwhile()
+                await self._talk_meanwhile(session)
             case ReductionEnded(rung=rung, tokens_before=before, tokens_after=after, failures=failures):
                 self._tell(f"given up: {'; '.join(failures)}")
                 self._tell(f"ReductionEnded: rung {rung!r}, {before:,} → {after:,} tokens")
                 self._expect(rung is not None and after < before, f"the reduction freed nothing: {before:,} tokens before, {after:,} after")
             case TurnEnded(stop_reason=reason):
-                self.ended += 1
-                self._tell(f"TurnEnded: {reason}")
+                self._tell(f"TurnEnded, {reason}: {await self._turns[self._ended].result()}")
+                self._ended += 1
                 self._expect(reason == "end_turn", f"a turn ended {reason}")
             case _:
                 pass
 
-    async def conclude(self) -> list[str]:
-        """Tell the answers and what is left of the history; returns what was wrong."""
-        for turn in self.turns:
-            self.screen.came_out(f"answer: {await turn.result()}")
-        entries = [entry async for entry in self.session.transcript()]
+    async def _conclude(self, session: Session) -> None:
+        entries = [entry async for entry in session.transcript()]
         kept = sum(entry.in_view for entry in entries)
-        self.screen.came_out(f"the view holds {kept} messages; the transcript has every entry there ever was, {len(entries)}")
+        self._screen.came_out(f"the view holds {kept} messages; the transcript has every entry there ever was, {len(entries)}")
         self._expect(len(entries) >= 4 * LOGS + 4, f"the transcript has only {len(entries)} entries")
-        return self.problems
 
-    async def _talk_meanwhile(self) -> None:
+    async def _talk_meanwhile(self, session: Session) -> None:
         """What a session does while its manager hangs: say how it is, and take another prompt."""
-        status = self.session.status
-        self.turns.append(await self.session.submit("And the wind?"))
-        waiting = self.session.statistics().mailbox.waiting
-        self._tell(f"meanwhile: session.status is {status!r}; another prompt is accepted, {waiting} waits in the mailbox")
+        status = session.status
+        self._turns.append(await session.submit("And the wind?"))
+        waiting = session.statistics().mailbox.waiting
+        self._tell(f"meanwhile: session.status is {status!r}; another prompt is taken, {waiting} waits")
         self._expect((status, waiting) == ("reducing", 1), f"while it was reduced the session was {status!r} with {waiting} prompts waiting")
 
     def _tell(self, text: str) -> None:
-        self.screen.came_out(f"{self.session.runtime.clock.time() - self._began:4.2f} s  {text}")
+        self._screen.came_out(f"{self._clock.time() - self._began:4.2f} s  {text}")
 
     def _expect(self, holds: bool, problem: str) -> None:
         if not holds:

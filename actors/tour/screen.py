@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pygments.token import Comment, Keyword, Number, String
-from rich.box import SIMPLE_HEAD
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -21,13 +20,20 @@ from rich.text import Text
 
 from ropewalk.runtime.clock import Clock
 
-__all__ = ["Screen", "source_of"]
+__all__ = ["WIDTH", "Bar", "Screen", "source_of"]
 
 WIDTH = 100
 INDENT = 2
 
 # Only colours of the terminal's own palette, and of those only the ones that can be read on light and on dark alike.
-COLOURS = ANSISyntaxTheme({Keyword: Style(bold=True), String: Style(color="green"), Number: Style(color="magenta"), Comment: Style(dim=True)})
+COLOURS = ANSISyntaxTheme(
+    {
+        ("Keyword",): Style(bold=True),
+        ("Literal", "String"): Style(color="green"),
+        ("Literal", "Number"): Style(color="magenta"),
+        ("Comment",): Style(dim=True),
+    }
+)
 
 
 class Screen:
@@ -38,6 +44,7 @@ class Screen:
         self.console.width = min(self.console.width, WIDTH) if self.console.is_terminal else WIDTH
         self._now = Clock().stopwatch
         self._began = self._now()
+        self._parts = 0
 
     @property
     def elapsed(self) -> float:
@@ -45,15 +52,20 @@ class Screen:
         return self._now() - self._began
 
     @contextmanager
-    def part(self, title: str, says: str) -> Iterator[None]:
-        """A part of the tour: its title, what is to be seen, and below it the seconds it took."""
-        self.console.print()
-        self.console.print(Text(title, style="bold underline"))
+    def part(self, title: str, says: str) -> Generator[None]:
+        """A part of the tour: its number and title, what is to be seen, and below it the seconds it took."""
+        self._parts += 1
+        self.heading(f"{self._parts}. {title}")
         self.say(says)
         began = self._now()
         yield
         self.console.print()
         self._lines(f"This part took {self._now() - began:.1f} s.", style="dim")
+
+    def heading(self, title: str) -> None:
+        """The title of a part."""
+        self.console.print()
+        self._print(Text(title, style="bold reverse" if self.console.is_terminal else ""))
 
     def say(self, text: str, *, style: str = "") -> None:
         """A paragraph, after an empty line."""
@@ -72,7 +84,7 @@ class Screen:
 
     def code(self, *sources: str) -> None:
         """Python source, in colour where there is any."""
-        syntax = Syntax("", "python", theme=COLOURS, background_color="default")
+        syntax = Syntax("", "python", theme=COLOURS)
         for line in syntax.highlight("\n".join(sources).strip("\n")).split("\n"):
             self._print(Text.assemble(" " * INDENT, ("│ ", "dim"), line))
 
@@ -92,7 +104,7 @@ class Screen:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, footer: Sequence[str] | None = None) -> None:
         """A table: the first column to the left, the others to the right."""
-        table = Table(box=SIMPLE_HEAD, show_footer=footer is not None, padding=(0, 1, 0, 0), header_style="bold", footer_style="bold")
+        table = Table(box=SIMPLE, show_footer=footer is not None, padding=(0, 1, 0, 0), header_style="bold", footer_style="bold")
         for place, column in enumerate(columns):
             table.add_column(column, footer[place] if footer else "", justify="right" if place else "left", no_wrap=True)
         for row in rows:
@@ -100,8 +112,8 @@ class Screen:
         self.console.print(Padding(table, (0, 0, 0, INDENT - 1), expand=False))
 
     @contextmanager
-    def bar(self, total: int, says: str) -> Iterator[Bar]:
-        """A live bar while the block runs, gone after it; only in a terminal."""
+    def bar(self, total: int | None, says: str) -> Generator[Bar]:
+        """A live bar while the block runs, gone after it; only in a terminal. `total` is None while nobody knows how long it will take."""
         columns = (TextColumn(" " * (INDENT - 1)), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal, refresh_per_second=8) as progress:
             yield Bar(progress, progress.add_task(says, total=total))
@@ -133,9 +145,9 @@ class Bar:
         """Whether anybody sees it."""
         return not self._progress.disable
 
-    def show(self, completed: int, says: str) -> None:
-        """The bar at this many of its total, with these words."""
-        self._progress.update(self._task, completed=completed, description=says)
+    def show(self, completed: int, total: int | None, says: str) -> None:
+        """The bar at so many of `total`, with these words."""
+        self._progress.update(self._task, completed=completed, total=total, description=says)
 
 
 def source_of(function: Any, *, whole: bool = False) -> str:

@@ -6,8 +6,10 @@ neither a network nor a key and always come out the same; with a real one, only 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any, TypeAlias
 
 import attrs
@@ -17,7 +19,7 @@ from ropewalk.actors.tour.screen import Screen, source_of
 from ropewalk.runtime.supervision import Failure, contain
 from ropewalk.testing import Reply, ScriptedModel, ToolUse
 
-__all__ = ["STEPS", "Step", "show_step"]
+__all__ = ["STEPS", "Print", "Step", "show_step"]
 
 Print: TypeAlias = Callable[..., None]
 
@@ -36,12 +38,14 @@ def show_step(step: Step, screen: Screen) -> list[str]:
     """Show a step's lines, run them, and show what they print; returns what was wrong with it, if anything."""
     screen.step(step.title, step.says)
     screen.code(source_of(step.run))
-    printed: list[str] = []
+    output = io.StringIO()
 
     def note(*values: Any) -> None:
-        printed.append(" ".join(map(str, values)))
+        output.write(" ".join(map(str, values)) + "\n")
 
-    outcome = contain(step.run, note)
+    with redirect_stdout(output):  # what an agent's own handler prints is to be seen too
+        outcome = contain(step.run, note)
+    printed = output.getvalue().splitlines()
     screen.came_out(*printed)
     if isinstance(outcome, Failure):
         return [f"The step “{step.title}” failed: {type(outcome.error).__name__}: {outcome.error}"]
@@ -49,6 +53,12 @@ def show_step(step: Step, screen: Screen) -> list[str]:
     if wrong is None and len(printed) != len(step.prints):
         wrong = f"it printed {len(printed)} lines instead of {len(step.prints)}"
     return [] if wrong is None else [f"The step “{step.title}” came out wrong: {wrong}."]
+
+
+def one_line(print: Print) -> None:
+    """An agent as it comes prints its answer piece by piece."""
+    agent = Agent(model=ScriptedModel(["Hello! My model plays a script today."]))
+    agent("Hi there!")
 
 
 def history(print: Print) -> None:
@@ -122,7 +132,7 @@ def request_state(print: Print) -> None:
     """A handler counts the pieces of the answer."""
 
     def count(**event: Any) -> None:
-        if "data" in event:
+        if "request_state" in event:
             state = event["request_state"]
             state["counter"] = state.get("counter", 0) + 1
 
@@ -172,13 +182,20 @@ def custom_manager(print: Print) -> None:
     for prompt in ("First?", "Second?", "Third?"):
         agent(prompt)
 
-    print(agent.messages)
+    for message in agent.messages:
+        print(message)
 
 
 STEPS = (
     Step(
+        "One line",
+        "Agents print what they answer, as it comes; in what follows they are told not to.",
+        one_line,
+        ("Hello! My model plays a script today.",),
+    ),
+    Step(
         "A conversation and its history",
-        "Every prompt and every answer is a message. Agents print their answers as they come, unless they have no handler.",
+        "Every prompt and every answer is a message, a plain dict.",
         history,
         (
             "Your name is Ada.",
@@ -228,7 +245,7 @@ STEPS = (
     ),
     Step(
         "Request state",
-        "A dict that lives as long as a turn: handlers and tools change it, the model never sees it.",
+        "A dict for each turn, which handlers and tools may change and the model never sees.",
         request_state,
         ("{'counter': 7}",),
     ),
@@ -240,9 +257,9 @@ STEPS = (
     ),
     Step(
         "A manager of your own",
-        "It gets the messages after each turn, and when they do not fit the model any more.",
+        "It gets the messages after each turn, and when they fit the model no more.",
         custom_manager,
-        ("[{'role': 'user', 'content': [{'text': 'Third?'}]}, {'role': 'assistant', 'content': [{'text': 'Three.'}]}]",),
+        ("{'role': 'user', 'content': [{'text': 'Third?'}]}", "{'role': 'assistant', 'content': [{'text': 'Three.'}]}"),
     ),
 )
 """The steps in their order."""

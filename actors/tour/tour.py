@@ -13,7 +13,7 @@ import attrs
 
 import ropewalk
 from ropewalk.actors.tour.conversations import Missing, load, show_conversations
-from ropewalk.actors.tour.crowd import show_crowd
+from ropewalk.actors.tour.crowd import PAUSES, show_crowd
 from ropewalk.actors.tour.figures import Figures
 from ropewalk.actors.tour.overflow import show_overflow
 from ropewalk.actors.tour.screen import Screen
@@ -33,6 +33,7 @@ class TourOptions:
 
     :param backend: the event loop of everything but the first part, whose agents have their own thread.
     :param sessions: how many stream at once.
+    :param pace: seconds between two pieces of an answer then.
     :param limit: how many conversations of each set are played; None is all.
     :param conversations: whether any are.
     :param folder: where the conversations are installed; None is where the Makefile puts them.
@@ -40,13 +41,14 @@ class TourOptions:
 
     backend: BackendName = "asyncio"
     sessions: int = 5000
+    pace: float = 0.25
     limit: int | None = None
     conversations: bool = True
     folder: Path | None = None
 
 
 def run_tour(options: TourOptions, screen: Screen | None = None) -> list[str]:
-    """Take the tour; returns what was missing or wrong, in sentences. None means that all came out as it should."""
+    """Take the tour; returns what was missing or wrong, in sentences. An empty list means that all came out as it should."""
     return _Tour(options, screen or Screen()).run()
 
 
@@ -66,15 +68,17 @@ class _Tour:
         for part in parts:
             outcome = contain(part)
             if isinstance(outcome, Failure):
-                name = part.__name__.strip("_")
-                self._note([f"The part “{name}” broke off: {type(outcome.error).__name__}: {outcome.error}"])
+                what = "it took too long" if isinstance(outcome.error, TimeoutError) else f"{type(outcome.error).__name__}: {outcome.error}"
+                self._note([f"The part “{part.__name__.strip('_')}” broke off: {what}."])
         self._close()
         return self.problems
 
     def _greet(self) -> None:
         loop = f"{self.options.backend} on uvloop" if self._backend_options() else self.options.backend
         self.screen.say(f"Ropewalk {ropewalk.__version__}: conversations with language models, each an actor.", style="bold")
-        self.screen.say(f"What follows is run as you watch and checked, on Python {platform.python_version()} with {loop}; no model is asked and no key is needed.")
+        self.screen.say(
+            f"What follows is run as you watch and checked, on Python {platform.python_version()} with {loop}; no model is asked and no key is needed."
+        )
 
     def _steps(self) -> None:
         with self.screen.part("First steps", "An agent is a plain object. The model of these steps plays a script; the code is what runs."):
@@ -96,7 +100,8 @@ class _Tour:
         )
         with self.screen.part("Real conversations", says):
             try:
-                example, conversations = load(self.options.folder, self.options.limit)
+                with self.screen.bar(None, "the conversations are being read"):
+                    example, conversations = load(self.options.folder, self.options.limit)
             except Missing as missing:
                 self._note([str(missing)])
                 return
@@ -107,28 +112,33 @@ class _Tour:
     def _crowd(self) -> None:
         count = self.options.sessions
         with self.screen.part("A crowd", f"{count:,} sessions in one runtime, each streaming an answer of its own, piece by piece, to a reader of its own."):
-            figures, wrong = self._in_loop(show_crowd, self.screen, count)
+            figures, wrong = self._in_loop(show_crowd, self.screen, count, self.options.pace)
             self.figures["crowd"] = figures
             self._conclude(wrong, f"All {count:,} readers heard their own answer, whole, and their sessions remember it.")
 
     def _close(self) -> None:
-        self.screen.say("In figures", style="bold underline")
-        self.screen.table(("", *self.figures), _rows(list(self.figures.values())))
-        self.screen.say(
-            "Latency: from prompt to the turn's end; the crowd's is mostly its model's own pauses. CPU: of the whole process, readers and models too. "
-            "Bytes: what the runtime keeps of an idle session, its history and its journal in memory with it."
-        )
-        self.screen.say("What next", style="bold underline")
+        if self.figures:
+            self._show_figures()
+        self.screen.heading("What next")
         self.screen.console.print()
         self.screen.came_out(
             "README.md tells the rest in a few pages; docs/design.md says why.",
             "make test runs what proves all this; make bench sets it beside bare loops.",
-            "examples/ has programs to start from; ropewalk tour --backend trio takes this tour on trio.",
+            "examples/ has programs to start from; make run ARGS='--backend trio' takes this tour on trio.",
         )
         if self.problems:
-            self.screen.bad(f"Not all is as it should be after {self.screen.elapsed:.0f} s: see below.")
+            self.screen.bad(f"Not all is as it should be, after {self.screen.elapsed:.0f} s.")
         else:
             self.screen.good(f"All is as it should be, after {self.screen.elapsed:.0f} s.")
+
+    def _show_figures(self) -> None:
+        self.screen.heading("In figures")
+        self.screen.table(("", *self.figures), _rows(list(self.figures.values())))
+        self.screen.say(
+            f"Latency: from prompt to the turn's end; {PAUSES * self.options.pace * 1000:,.0f} ms of the crowd's are its model's own pauses. "
+            "CPU: of the whole process, readers, models and tools too. "
+            "Bytes: what the runtime keeps of an idle session, its history and its journal in memory with it."
+        )
 
     def _conclude(self, wrong: Sequence[str], right: str) -> None:
         if wrong:

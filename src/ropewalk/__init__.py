@@ -6,6 +6,8 @@ conversation. The arrow between them points one way. What is importable from her
 is for tests and is imported on purpose.
 """
 
+from ropewalk.actors.agent import Agent as Agent
+from ropewalk.actors.agent_stream import AgentStream as AgentStream
 from ropewalk.actors.conversation import ConversationManager as ConversationManager
 from ropewalk.actors.conversation import NullConversationManager as NullConversationManager
 from ropewalk.actors.conversation import SlidingWindowConversationManager as SlidingWindowConversationManager
@@ -46,6 +48,9 @@ from ropewalk.actors.events import TurnPaused as TurnPaused
 from ropewalk.actors.events import TurnResumed as TurnResumed
 from ropewalk.actors.events import TurnStarted as TurnStarted
 from ropewalk.actors.events import ViewChanged as ViewChanged
+from ropewalk.actors.handlers import CallbackAdapter as CallbackAdapter
+from ropewalk.actors.handlers import CompositeCallbackHandler as CompositeCallbackHandler
+from ropewalk.actors.handlers import PrintingCallbackHandler as PrintingCallbackHandler
 from ropewalk.actors.limits import Limits as Limits
 from ropewalk.actors.models import Model as Model
 from ropewalk.actors.result import AgentResult as AgentResult
@@ -98,12 +103,16 @@ __version__ = "0.1.0"
 __all__ = [
     "Actor",
     "ActorKind",
+    "Agent",
     "AgentResult",
     "AgentSpec",
+    "AgentStream",
     "Backoff",
+    "CallbackAdapter",
     "Cell",
     "Channel",
     "Clock",
+    "CompositeCallbackHandler",
     "ContextWindowOverflow",
     "ConversationManager",
     "CycleStarted",
@@ -137,6 +146,7 @@ __all__ = [
     "ModelThrottled",
     "NoModel",
     "NullConversationManager",
+    "PrintingCallbackHandler",
     "PromptAccepted",
     "PromptSettled",
     "Quarantined",

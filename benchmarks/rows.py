@@ -1,0 +1,214 @@
+"""The rows: what each measures, how large, and what Ropewalk promises there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Literal, TypeAlias
+
+import attrs
+
+from backends import Backend
+from lives import bytes_idle, bytes_talked, first_and_last, opening, waking
+from measure import Medians, Side, interleaved
+from neighbours import TROUBLES, others_p99
+from nullmodel import NullModel
+from work import BARE, HANDLER, STREAM, Load, at_once, latency, one_session, sides
+
+__all__ = ["ROWS", "Line", "Row", "Size"]
+
+Size: TypeAlias = Literal["full", "quick", "toy"]
+
+
+@attrs.frozen
+class Line:
+    """One line of the table: three figures in `unit`, and what is held against the promise.
+
+    `compared` are the handler's and the stream's figures in the terms of the promise (times bare, times what it is at ten
+    messages, ...), `promised` the most they may be; None where there is nothing to compare or nothing is promised.
+    """
+
+    what: str
+    unit: str
+    bare: float | None
+    handler: float | None
+    stream: float | None
+    compared: tuple[float | None, float | None] = (None, None)
+    promised: tuple[float | None, float | None] = (None, None)
+    terms: str = "× bare"
+
+    @property
+    def held(self) -> bool | None:
+        """Whether every promise of this line is held; None when there is none."""
+        judged = [figure <= most for figure, most in zip(self.compared, self.promised, strict=True) if figure is not None and most is not None]
+        return all(judged) if judged else None
+
+
+@attrs.frozen
+class Row:
+    """A row: its `name` for the command line, a title, the backends it is run on, and what measures it."""
+
+    name: str
+    title: str
+    measure: Callable[[Backend, Size], Awaitable[list[Line]]]
+    backends: tuple[str, ...] = ("asyncio", "trio", "uvloop")
+
+
+def sized(size: Size, full: int, quick: int, toy: int) -> int:
+    return {"full": full, "quick": quick, "toy": toy}[size]
+
+
+def repetitions(size: Size, full: int) -> int:
+    return sized(size, full, min(full, 3), 1)
+
+
+def times_bare(what: str, medians: Medians, promised: tuple[float | None, float | None], unit: str = "µs") -> Line:
+    floor, handler, stream = (medians[name] for name in (BARE, HANDLER, STREAM))
+    return Line(what, unit, floor, handler, stream, (handler / floor, stream / floor), promised)
+
+
+# The measuring functions: a backend and a size to the lines of a row ---------------------------------------------------
+
+
+async def text_turn(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend), turns=sized(size, 400, 200, 2))
+    return [times_bare("one session, text turn", await interleaved(sides(one_session, load), repetitions(size, 15)), (4, 6))]
+
+
+async def window_turn(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend), turns=sized(size, 400, 200, 2), history=40, window=40)
+    medians = await interleaved(sides(one_session, load), repetitions(size, 15))
+    return [times_bare("one session, text turn, with the window of 40 messages that an agent has by default", medians, (None, None))]
+
+
+async def tool_turn(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend, calls_tool=True), turns=sized(size, 300, 150, 2))
+    return [times_bare("tool turn: model, async tool, model", await interleaved(sides(one_session, load), repetitions(size, 15)), (5, 7))]
+
+
+async def many(sessions: int, toy: int, backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend, pause=True), sessions=sized(size, sessions, sessions, toy))
+    medians = await interleaved(sides(at_once, load), repetitions(size, 9 if sessions <= 1000 else 5))
+    return [times_bare(f"{load.sessions:,} sessions at once, a text turn each", medians, (2.5, 4))]
+
+
+async def paced(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend, pace=0.02), sessions=sized(size, 5000, 2000, 3))
+    medians = await interleaved(sides(latency, load), repetitions(size, 5), warm_up=0)
+    promised = (None, None) if backend.name == "trio" else (1.5, 2.5)
+    return [times_bare(f"{load.sessions:,} sessions at once, 20 ms a chunk: half have their answer after (ideal 400 ms)", medians, promised, "ms")]
+
+
+async def history(backend: Backend, size: Size) -> list[Line]:
+    lengths = (10, 1000, 10_000) if size != "toy" else (10, 20, 30)
+    model = NullModel(backend)
+    all_sides = [side for length in lengths for side in sides(one_session, Load(backend, model, turns=sized(size, 100, 100, 2), history=length), f" {length}")]
+    medians = await interleaved(all_sides, repetitions(size, 9))
+
+    def line(length: int) -> Line:
+        floor, handler, stream = (medians[f"{name} {length}"] for name in (BARE, HANDLER, STREAM))
+        compared = handler / medians[f"{HANDLER} {lengths[0]}"], stream / medians[f"{STREAM} {lengths[0]}"]
+        promised = (None, None) if length == lengths[0] else (1.1, 1.1)
+        return Line(f"text turn with {length:,} messages of history", "µs", floor, handler, stream, compared, promised, f"× that with {lengths[0]}")
+
+    return [line(length) for length in lengths]
+
+
+async def ageing(backend: Backend, size: Size) -> list[Line]:
+    lines = []
+    for window in (None, 40):
+        load = Load(backend, NullModel(backend), sessions=sized(size, 4, 2, 1), turns=sized(size, 500, 500, 8), window=window)
+        part = sized(size, 50, 50, 2)
+        medians = await interleaved([Side(name, partial(first_and_last, name, load, part)) for name in (BARE, HANDLER, STREAM)], repetitions(size, 7))
+        floor, handler, stream = (medians[name] for name in (BARE, HANDLER, STREAM))
+        kept = "all messages kept" if window is None else "window of 40, which slides from the 20th turn on"
+        what = f"a session of {load.turns} turns: its last {part} over its first {part} ({kept})"
+        promised = (1.05, 1.05) if window is None else (None, None)
+        lines.append(Line(what, "×", floor, handler, stream, (handler, stream), promised, f"× its first {part}"))
+    return lines
+
+
+async def idle(backend: Backend, size: Size) -> list[Line]:
+    def compared(what: str, medians: Medians) -> Line:
+        floor, handler = medians[BARE], medians[HANDLER]
+        return Line(what, "bytes", floor, handler, None, (handler - floor, None), (1000, None), "bytes above bare")
+
+    model = NullModel(backend)
+    told = Load(backend, model, sessions=sized(size, 10_000, 1000, 3), history=20)
+    talked = Load(backend, model, sessions=sized(size, 1000, 200, 3), turns=10)
+    return [
+        compared("idle session, opened with 20 messages", await interleaved([Side(name, partial(bytes_idle, name, told)) for name in (BARE, HANDLER)], 1)),
+        compared(
+            "idle session after 10 turns (20 messages), the journal in memory included",
+            await interleaved([Side(name, partial(bytes_talked, name, talked)) for name in (BARE, HANDLER)], 1),
+        ),
+    ]
+
+
+async def cold(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend), sessions=sized(size, 200, 100, 2), turns=20)
+    medians = await interleaved([Side(name, partial(waking, name, load)) for name in (BARE, HANDLER)], repetitions(size, 7))
+    floor, handler = medians[BARE], medians[HANDLER]
+    return [Line("cold wake of a 40-message session from the journal in memory, and one turn", "µs", floor, handler, None, (handler / floor, None), (2, None))]
+
+
+async def reduction(backend: Backend, size: Size) -> list[Line]:
+    sessions = sized(size, 300, 200, 2)
+    fits = Load(backend, NullModel(backend), sessions=sessions, history=40, window=100)
+    overflows = attrs.evolve(fits, model=NullModel(backend, overflows=40))
+    medians = await interleaved([*sides(one_session, fits, " fits"), *sides(one_session, overflows, " overflows")], repetitions(size, 9))
+    floor, handler, stream = (medians[f"{name} overflows"] - medians[f"{name} fits"] for name in (BARE, HANDLER, STREAM))
+    what = "one reduction of 41 messages at overflow: a turn that needs it less one that does not"
+    return [Line(what, "µs", floor, handler, stream, (handler, stream), (100, 100), "µs")]
+
+
+async def coming_and_going(backend: Backend, size: Size) -> list[Line]:
+    sessions = sized(size, 10_000, 10_000, 5)
+    closing, left = 0.0, 0
+
+    async def opens() -> float:
+        nonlocal left, closing
+        taken, closing, tasks = await opening(Load(backend, NullModel(backend), sessions=sessions))
+        left = max(left, tasks)
+        return taken
+
+    async def closes() -> float:
+        return closing
+
+    medians = await interleaved([Side("opens", opens), Side("closes", closes)], repetitions(size, 7))
+    return [
+        Line(f"{sessions:,} sessions opened", "s", None, medians["opens"], None, (medians["opens"], None), (1.0, None), "s"),
+        Line(f"{sessions:,} idle sessions closed", "s", None, medians["closes"], None, (medians["closes"], None), (0.5, None), "s"),
+        Line("tasks left after that", "", None, left, None, (left, None), (0, None), "tasks"),
+    ]
+
+
+async def troubles(backend: Backend, size: Size) -> list[Line]:
+    sessions, seconds = sized(size, 1000, 500, 3), {"full": 2.0, "quick": 1.0, "toy": 0.01}[size]
+    load = Load(backend, NullModel(backend, pace=0.005), sessions=sessions)
+    medians = await interleaved([Side(trouble, partial(others_p99, trouble, load, seconds)) for trouble in TROUBLES], repetitions(size, 5), warm_up=0)
+    calm = medians["none"]
+    lines = [Line(f"{sessions:,} sessions, 5 ms a chunk, evenly over {seconds:g} s: p99 of a turn (ideal 100 ms)", "ms", None, calm, None)]
+    beside = {trouble: p99 for trouble, p99 in medians.items() if trouble != "none"}
+    lines.extend(Line(f"the same beside {trouble}", "ms", None, p99, None, (p99 / calm, None), (1.2, None), "× without") for trouble, p99 in beside.items())
+    return lines
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row("text", "one session, text turn", text_turn),
+        Row("window", "the same with the default window", window_turn),
+        Row("tool", "tool turn", tool_turn),
+        Row("1000", "1,000 sessions at once", partial(many, 1000, 3)),
+        Row("5000", "5,000 sessions at once", partial(many, 5000, 5)),
+        Row("paced", "5,000 sessions at 20 ms a chunk", paced),
+        Row("history", "text turn at 10, 1,000 and 10,000 messages of history", history),
+        Row("ageing", "the last 50 of 500 turns over the first", ageing),
+        Row("idle", "bytes of an idle session", idle, ("asyncio",)),
+        Row("cold", "cold wake and one turn", cold),
+        Row("reduction", "one reduction at overflow", reduction),
+        Row("opening", "10,000 sessions opened and closed", coming_and_going),
+        Row("troubles", "one session in trouble among 1,000", troubles),
+    )
+}

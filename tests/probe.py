@@ -1,0 +1,160 @@
+"""An actor for tests: what it does with a message is the message."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from ropewalk.runtime.cell import Cell, Envelope
+from ropewalk.runtime.errors import Refused, SessionExists
+from ropewalk.runtime.event import Event
+from ropewalk.runtime.journal import MemoryJournal
+from ropewalk.runtime.journaled import Journaled
+from ropewalk.runtime.ref import ActorRef
+
+__all__ = ["Broken", "CountingJournal", "Did", "Probe", "ProbeActor", "Standing", "add", "add_after", "chain", "crash", "hang", "read", "refuse", "wait"]
+
+
+class Broken(Exception):
+    """What a crashing actor raises."""
+
+
+class Did(Event, frozen=True, gc=False):
+    """A record was written."""
+
+    what: Any
+
+
+class Standing(Event, frozen=True, gc=False):
+    """All records there are."""
+
+    records: tuple[Any, ...]
+
+
+class ProbeActor:
+    """Calls each message with itself. `book.state` is the tuple of its records; `doing` is how many messages it handles just now."""
+
+    def __init__(self, kind: Probe, cell: Cell, book: Journaled[tuple[Any, ...]]) -> None:
+        self.kind = kind
+        self.cell = cell
+        self.book = book
+        self.doing = 0
+
+    async def receive(self, envelope: Envelope) -> Any:
+        self.doing += 1
+        self.kind.most_at_once = max(self.kind.most_at_once, self.doing)
+        try:
+            return await envelope.body(self)
+        finally:
+            self.doing -= 1
+
+    def snapshot(self) -> Standing:
+        return self.cell.publisher.as_of_now(Standing, None, None, self.book.state)
+
+
+class Probe:
+    """The kind. `before` is awaited at the beginning of each activation; `activations` are the ids in the order they were made."""
+
+    def __init__(self, name: str = "probe", *, mailbox: int = 64, before: Callable[[Cell], Awaitable[Any]] | None = None) -> None:
+        self.name = name
+        self.mailbox = mailbox
+        self.before = before
+        self.begun: list[str] = []
+        self.activations: list[str] = []
+        self.most_at_once = 0
+
+    async def activate(self, cell: Cell, *, create: bool, **seed: Any) -> ProbeActor:
+        self.begun.append(cell.id)
+        if self.before is not None:
+            await self.before(cell)
+        book = await Journaled[tuple[Any, ...]].recover(cell, lambda state, record: (*state, record), (), create=create)
+        if seed and book.records:
+            raise SessionExists(f"{cell.id} has records already")
+        if not book.records:
+            await book.write("made", *seed.get("records", ()))
+        self.activations.append(cell.id)
+        return ProbeActor(self, cell, book)
+
+    def handle(self, cell: Cell) -> ActorRef:
+        return ActorRef(cell)
+
+
+class CountingJournal(MemoryJournal):
+    """Knows how often it was opened and closed."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.opened = 0
+        self.closed = 0
+
+    async def open(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.opened += 1
+
+    async def close(self) -> None:
+        self.closed += 1
+        await anyio.lowlevel.checkpoint()
+
+
+# Messages.
+
+Message = Callable[[ProbeActor], Awaitable[Any]]
+
+
+def add(what: Any, seconds: float = 0.0) -> Message:
+    """Write a record, publish that, and reply with how many there are."""
+
+    async def body(actor: ProbeActor) -> int:
+        await anyio.sleep(seconds)
+        state = await actor.book.write(what)
+        await actor.cell.publish(Did, what)
+        return len(state)
+
+    return body
+
+
+def add_after(event: anyio.Event, what: Any) -> Message:
+    """Write a record once the event has come."""
+
+    async def body(actor: ProbeActor) -> int:
+        await event.wait()
+        return len(await actor.book.write(what))
+
+    return body
+
+
+async def read(actor: ProbeActor) -> tuple[Any, ...]:
+    """The records but the first."""
+    return actor.book.state[1:]
+
+
+async def crash(actor: ProbeActor) -> None:
+    raise Broken("meant")
+
+
+async def refuse(actor: ProbeActor) -> None:
+    raise Refused("not this")
+
+
+async def hang(actor: ProbeActor) -> None:
+    await anyio.sleep_forever()
+
+
+def wait(seconds: float) -> Message:
+    async def body(actor: ProbeActor) -> float:
+        await anyio.sleep(seconds)
+        return seconds
+
+    return body
+
+
+def chain(*refs: ActorRef, then: Message = read) -> Message:
+    """Ask the first to ask the second, and so on; the last does `then`."""
+
+    async def body(actor: ProbeActor) -> Any:
+        return await refs[0].ask(chain(*refs[1:], then=then)) if refs else await then(actor)
+
+    return body
