@@ -271,7 +271,7 @@ class Agent:
 
         if not self._residence.open_with(changed):
             portal().call(lambda runtime: self._replace_in(runtime, changed))
-        return given[0], self._messages()
+        return given[-1], self._messages()
 
     def _messages(self) -> list[Message]:
         view = self._residence.view()

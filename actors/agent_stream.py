@@ -54,7 +54,8 @@ class AgentStream(Generic[T]):
         return None if self._events is None else self._events.turn
 
     async def __aenter__(self) -> Self:
-        await self._start()
+        if not self._begun:
+            await self._start()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -102,7 +103,8 @@ class AgentStream(Generic[T]):
             self._error = read.error
         self._over = True
         self._ready.extend(self._convert(ended))
-        await self._wait_departed()
+        if events.turn.done:  # a reader who was too slow is told so while the turn goes on
+            await self._wait_departed()
 
     async def _depart(self, place: Place, stay: Stay, turn: Turn) -> None:
         """Leave the conversation when the turn has its outcome, whether or not anybody still reads."""

@@ -8,9 +8,11 @@ in place, so views, forks and the transcript share them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["Block", "Message", "assistant", "error_result", "is_prompt", "text_of", "tool_results", "tool_uses", "user"]
+__all__ = ["Block", "Message", "assistant", "copy_of", "error_result", "is_prompt", "text_of", "tool_results", "tool_uses", "user"]
+
+T = TypeVar("T")
 
 Block: TypeAlias = dict[str, Any]
 Message: TypeAlias = dict[str, Any]
@@ -29,6 +31,16 @@ def assistant(*content: Block | str) -> Message:
 def error_result(tool_use_id: str, text: str) -> Block:
     """A tool result that tells the model what went wrong."""
     return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": text}]}
+
+
+def copy_of(value: T) -> T:
+    """JSON data in dicts and lists of its own; leaves are shared. For whoever might change what they are shown."""
+    copy: Any = value
+    if isinstance(value, dict):
+        copy = {key: copy_of(inner) for key, inner in value.items()}
+    elif isinstance(value, list):
+        copy = [copy_of(inner) for inner in value]
+    return copy  # type: ignore[no-any-return]
 
 
 def text_of(message: Message) -> str:

@@ -64,7 +64,7 @@ class Portal:
     @property
     def alive(self) -> bool:
         """Whether it takes calls."""
-        return self._thread.is_alive() and not self._over
+        return self._thread.is_alive() and self.runtime.is_open and not self._over
 
     def call(self, work: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
         """What ``await work(runtime)`` gives in the portal's loop, in a copy of the caller's context.

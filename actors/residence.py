@@ -22,7 +22,7 @@ from ropewalk.actors.spec import AgentSpec
 from ropewalk.actors.transient import Places
 from ropewalk.runtime.cell import Cell, refuse_deadlock
 from ropewalk.runtime.channel import Handler
-from ropewalk.runtime.errors import RuntimeClosed, SessionBusy
+from ropewalk.runtime.errors import Refused, RuntimeClosed, SessionBusy
 from ropewalk.runtime.journal import Journal, MemoryJournal
 from ropewalk.runtime.runtime import Runtime
 
@@ -37,12 +37,13 @@ _moving = threading.Lock()
 class Stay:
     """The conversation's time in one runtime, from the first who comes to the last who leaves."""
 
-    __slots__ = ("cell", "handlers", "process", "users")
+    __slots__ = ("cell", "handlers", "process", "settling", "users")
 
     def __init__(self, cell: Cell, handlers: tuple[Handler, ...]) -> None:
         self.cell = cell
         self.handlers = handlers
         self.process = os.getpid()
+        self.settling: anyio.CancelScope | None = None
         self.users = 0
 
     @property
@@ -127,6 +128,8 @@ class Residence:
             if stay is None:
                 stay = self._stay = self._move_in(spec, runtime, listen)
             stay.users += 1
+            if stay.settling is not None:
+                stay.settling.cancel()  # whoever waits for the conversation to come to rest need not: it will not
             return stay
 
     async def leave(self, stay: Stay) -> None:
@@ -134,8 +137,9 @@ class Residence:
         with _moving:
             stay.users -= 1
         if not stay.users and stay.cell.busy:
-            with anyio.move_on_after(SETTLING_SECONDS, shield=True):
+            with anyio.move_on_after(SETTLING_SECONDS, shield=True) as stay.settling:
                 await stay.cell.wait_idle()
+            stay.settling = None
         if self._can_rest(stay):
             self._put_to_rest(stay)
         elif not stay.users and stay.cell.runtime.is_open:
@@ -182,7 +186,9 @@ class Residence:
     # The conversation.
 
     async def activate(self, spec: OwnSpec, cell: Cell) -> SessionActor:
-        """Bring the conversation into this cell: as it rests, or else from the journal."""
+        """Bring the conversation into this cell: as it rests, or else from the journal. Raises `Refused` when it is not in this cell's runtime."""
+        if self._stay is None or self._stay.cell is not cell:
+            raise Refused(f"the agent {self.session_id!r} is not in this runtime now; call the agent itself")
         if not self._is_journal_open:
             await self._journal.open()
             self._is_journal_open = True
@@ -210,11 +216,16 @@ class Residence:
         return None if opening is None or (self._is_journal_given and not opening) else list(opening)
 
     def open_with(self, change: Callable[[list[Message]], list[Message]]) -> bool:
-        """Change the messages a conversation that has not begun will begin with; False when it may have begun."""
+        """Change the messages a conversation will begin with; False when it may have begun, and then `change` may have been called in vain."""
+        opening = self._opening
+        if opening is None or self._is_journal_given:
+            return False
+        changed = change(opening)  # somebody else's code, so not under the lock
         with _moving:
-            if self._opening is None or self._stay is not None or self._is_journal_given:
+            self.refuse_closed()
+            if self._stay is not None or self._opening is not opening:
                 return False
-            self._opening = change(self._opening)
+            self._opening = changed
             return True
 
 

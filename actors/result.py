@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import msgspec
 
 from ropewalk.actors.messages import Message, text_of
 
@@ -25,15 +26,22 @@ class ToolMetrics:
     total_time: float = 0.0
 
 
-@attrs.frozen
-class Trace:
-    """One cycle of a turn: when it started and ended (seconds since 1970), and the tool calls in it."""
+class Trace(msgspec.Struct, frozen=True, gc=False):
+    """One cycle of a turn: when it started and ended (seconds since 1970), and the names of the tools called in it.
 
-    name: str
+    A struct, not an attrs class: a session keeps hundreds of them, and they are in nobody's cycle.
+    """
+
+    cycle: int
     turn_id: str
     start_time: float
     end_time: float
     tools: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the cycle is called, such as ``Cycle 1``; they count in each turn."""
+        return f"Cycle {self.cycle}"
 
     def __repr__(self) -> str:
         return f"<Trace {self.name} of turn {self.turn_id}, {self.end_time - self.start_time:.3f} s>"
@@ -53,7 +61,7 @@ class EventLoopMetrics:
         self,
         cycle_count: int = 0,
         tools: Mapping[str, ToolMetrics] | None = None,
-        cycles: Sequence[tuple[Trace, float]] = (),
+        cycles: Sequence[Trace] = (),
         until: int = 0,
         usage: tuple[int, int, int] = (0, 0, 0),
         latency: int = 0,
@@ -71,11 +79,11 @@ class EventLoopMetrics:
 
     @property
     def cycle_durations(self) -> list[float]:
-        return [seconds for _, seconds in self._recent()]
+        return [trace.end_time - trace.start_time for trace in self._recent()]
 
     @property
     def traces(self) -> list[Trace]:
-        return [trace for trace, _ in self._recent()]
+        return list(self._recent())
 
     @property
     def accumulated_usage(self) -> dict[str, int]:
@@ -86,7 +94,7 @@ class EventLoopMetrics:
     def accumulated_metrics(self) -> dict[str, int]:
         return {"latencyMs": self._latency}
 
-    def _recent(self) -> Sequence[tuple[Trace, float]]:
+    def _recent(self) -> Sequence[Trace]:
         return self._cycles[max(0, self._until - CYCLES_IN_FULL) : self._until]
 
     def __repr__(self) -> str:
@@ -126,18 +134,18 @@ class MetricsLedger:
 
     def __init__(self, cycles: int = 0, usage: tuple[int, int, int] = (0, 0, 0)) -> None:
         self._cycle_count = cycles
-        self._cycles: list[tuple[Trace, float]] = []
+        self._cycles: list[Trace] = []
         self._tools: dict[str, ToolMetrics] | None = None
         self._usage = usage
         self._latency = 0
 
-    def cycle(self, trace: Trace, seconds: float, usage: tuple[int, int, int], latency: int) -> None:
+    def cycle(self, trace: Trace, usage: tuple[int, int, int], latency: int) -> None:
         """Account for one model call and its tools."""
         self._cycle_count += 1
         if len(self._cycles) >= 2 * CYCLES_IN_FULL:
             # A new list: snapshots hold on to the old one, which nothing changes any more.
             self._cycles = self._cycles[-CYCLES_IN_FULL:]
-        self._cycles.append((trace, seconds))
+        self._cycles.append(trace)
         read, written, total = self._usage
         self._usage = (read + usage[0], written + usage[1], total + usage[2])
         self._latency += latency

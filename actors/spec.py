@@ -41,6 +41,8 @@ def _manager(value: ConversationManager | None) -> ConversationManager:
 
 
 def _handlers(value: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any], ...]:
+    if not isinstance(value, Iterable):
+        raise InvalidHandler(f"handlers is a list of callables, such as [handler], not {value!r:.200}")
     handlers = tuple(value)
     for handler in handlers:
         if not callable(handler):
@@ -49,8 +51,8 @@ def _handlers(value: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], An
 
 
 def _ladder(value: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise InvalidOption(f"ladder is a sequence of rungs, such as ({value!r},), not one string")
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidOption(f"ladder is a sequence of rungs, such as ('clip', 'window'), not {value!r:.200}")
     for rung in value:
         if rung not in RUNGS:
             raise InvalidOption(f"a rung of the ladder is one of {', '.join(map(repr, RUNGS))}, not {rung!r:.200}")
@@ -64,6 +66,16 @@ def _registry(value: ToolRegistry | Iterable[Any] | None) -> ToolRegistry:
 def _bound(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if type(value) is not int or value < 1:
         raise InvalidOption(f"{attribute.name} is a whole number of at least 1, not {value!r:.200}")
+
+
+def _name(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise InvalidOption(f"name is text, by which sessions find their agent again, not {value!r:.200}")
+
+
+def _limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, Limits):
+        raise InvalidOption(f"limits is a Limits, such as Limits(cycles=10), not {value!r:.200}")
 
 
 def _text(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -87,13 +99,13 @@ class AgentSpec:
     :param context: the live object tools get when a prompt brings none.
     """
 
-    name: str = attrs.field(default="agent", validator=_text)
+    name: str = attrs.field(default="agent", validator=_name)
     model: Model = attrs.field(default=None, converter=resolve)
     tools: ToolRegistry = attrs.field(factory=ToolRegistry, converter=_registry)
     system_prompt: str | None = attrs.field(default=None, validator=_text)
     conversation_manager: ConversationManager = attrs.field(default=None, converter=_manager)
     handlers: tuple[Callable[[Any], Any], ...] = attrs.field(default=(), converter=_handlers)
-    limits: Limits = attrs.field(factory=Limits, validator=attrs.validators.instance_of(Limits))
+    limits: Limits = attrs.field(factory=Limits, validator=_limits)
     when_busy: WhenBusy = attrs.field(default="queue", converter=check_when_busy)
     mailbox: int = attrs.field(default=64, validator=_bound)
     model_concurrency: int | None = attrs.field(default=None, validator=attrs.validators.optional(_bound))

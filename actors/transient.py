@@ -38,9 +38,15 @@ class TransientRuntime:
         self._closed = anyio.Event()
         self._opened: Outcome[Runtime] = Outcome()
 
-    def can_be_joined(self) -> bool:
-        """Whether it belongs to the calling code's event loop and is not closing."""
-        return not self._left.is_set() and self._loop == anyio.lowlevel.current_token()
+    @property
+    def is_closing(self) -> bool:
+        """Whether it can be joined no more."""
+        return self._left.is_set()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it belongs to the event loop that runs the calling code."""
+        return self._loop == anyio.lowlevel.current_token()
 
     async def join(self) -> Runtime:
         """The runtime, open until everybody who joined has left. Raises what kept it from opening; then nobody has to leave."""
@@ -89,16 +95,20 @@ class Places:
     """Gives the async calls of one agent their runtime; calls at the same time in one event loop get the same one."""
 
     def __init__(self) -> None:
-        self._transient: TransientRuntime | None = None
+        self._transients: tuple[TransientRuntime, ...] = ()
 
     def find(self) -> Place:
         """A place for one call of the calling code."""
         around = enclosing_runtime()
         if around is not None:
             return Place(around)
-        if self._transient is None or not self._transient.can_be_joined():
-            self._transient = TransientRuntime()
-        return Place(self._transient)
+        self._transients = tuple(transient for transient in self._transients if not transient.is_closing)
+        for transient in self._transients:
+            if transient.is_here:
+                return Place(transient)
+        transient = TransientRuntime()
+        self._transients += (transient,)
+        return Place(transient)
 
 
 class Place:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ropewalk.actors.messages import Message
+from ropewalk.actors.messages import Message, copy_of
 
 __all__ = ["Edit", "Entry", "Placed", "Transcript", "TranscriptEntry", "View", "difference", "listed", "rearrangement"]
 
@@ -187,9 +187,9 @@ class Transcript:
         for number in sorted(self._entries):
             entry = self._entries[number]
             reason = self._left.get(number)
-            yield TranscriptEntry(entry.id, entry.message, entry.turn_id, reason is None, reason)
+            yield TranscriptEntry(entry.id, copy_of(entry.message), entry.turn_id, reason is None, reason)
 
 
 def listed(entries: Iterable[Entry]) -> tuple[dict[str, Any], ...]:
     """Entries as a snapshot shows them."""
-    return tuple({"id": entry.id, "message": entry.message} for entry in entries)
+    return tuple({"id": entry.id, "message": copy_of(entry.message)} for entry in entries)

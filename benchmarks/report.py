@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from rows import Line
 
-__all__ = ["Measured", "machine", "plain", "table", "write_json", "write_readme"]
+__all__ = ["Measured", "machine", "merged", "plain", "read_json", "table", "write_json", "write_readme"]
 
 BEGIN, END = "<!-- figures: written by a run, not by hand -->", "<!-- end of the figures -->"
 LIBRARIES = ("anyio", "attrs", "msgspec", "trio", "uvloop")
@@ -39,8 +41,6 @@ def _installed(name: str) -> bool:
 
 
 def _processor() -> str:
-    import os
-
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return f"{names[0] if names else platform.processor() or 'unknown'}, {os.cpu_count()} cores"
@@ -88,6 +88,26 @@ def plain(measured: Measured) -> str:
     """One line for the terminal."""
     what, backend, floor, handler, stream, compared, promised, held = _cells(measured)
     return f"{backend:8} {what}: bare {floor}, handler {handler}, stream {stream}: {compared} (promised {promised}: {held.strip('*')})"
+
+
+def merged(kept: Sequence[Measured], fresh: Sequence[Measured], order: Sequence[str]) -> list[Measured]:
+    """The lines with every row that was measured again on a backend in place of its old lines, rows in this order."""
+    again = {(one.row, one.backend) for one in fresh}
+    lines = [*(one for one in kept if (one.row, one.backend) not in again and one.row in order), *fresh]
+    return sorted(lines, key=lambda one: order.index(one.row))
+
+
+def read_json(path: Path) -> list[Measured]:
+    """The lines a run wrote, none when there is no such file."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    names = [field.name for field in attrs.fields(Line)]
+    return [Measured(line["row"], line["backend"], Line(**{name: _tupled(line[name]) for name in names})) for line in found["lines"]]
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def write_json(path: Path, measured: Sequence[Measured]) -> None:

@@ -108,8 +108,12 @@ def session_id(number: int) -> str:
 async def opened(runtime: Runtime, load: Load) -> list[Session]:
     """The load's sessions, open."""
     spec = spec_of(load)
-    seed: dict[str, Any] = {"messages": history_of(load.history)} if load.history else {}
-    return [await runtime.open(session_id(number), spec, **seed) for number in range(load.sessions)]
+    sessions: list[Session] = []
+    for number in range(load.sessions):
+        # Messages of its own for each: two sessions must not look small by sharing one text.
+        seed: dict[str, Any] = {"messages": history_of(load.history)} if load.history else {}
+        sessions.append(await runtime.open(session_id(number), spec, **seed))
+    return sessions
 
 
 async def ask(session: Session, turns: int) -> None:

@@ -9,8 +9,9 @@ cells have none of their own.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -21,7 +22,7 @@ import structlog
 from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
-from ropewalk.runtime.supervision import Failure, RestartLedger, attempt, stepwise
+from ropewalk.runtime.supervision import Failure, RestartLedger, attempt_foreign, own_task, stepwise
 
 if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ropewalk.runtime.journal import Journal
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock"]
+__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock", "waiting_for"]
 
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
@@ -39,7 +40,11 @@ log = structlog.get_logger("ropewalk")
 
 
 class Actor(Protocol):
-    """One incarnation. Its methods are never run beside each other."""
+    """One incarnation. Its methods are never run beside each other.
+
+    One whose state runs ahead of what it has published may also have ``untold()``: it gives something to await before it is
+    asked again, and None when a `snapshot` tells nothing that readers have not heard.
+    """
 
     async def receive(self, envelope: Envelope) -> Any:
         """Handle one message to its end; what it returns is the reply, unless the envelope has been answered already.
@@ -86,13 +91,14 @@ class Envelope:
     the sender waits for the outcome: only then can handling it deadlock with what the sender is part of.
     """
 
-    __slots__ = ("awaited", "body", "context", "outcome")
+    __slots__ = ("awaited", "body", "context", "outcome", "waited_by")
 
     def __init__(self, body: Any, *, awaited: bool = True, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
         self.body = body
         self.awaited = awaited
         self.context: contextvars.Context | None = contextvars.copy_context()
         self.outcome: Outcome[Any] = Outcome(new_event)
+        self.waited_by: tuple[tuple[Cell, Envelope | anyio.Event], ...] = ()
 
 
 _working: contextvars.ContextVar[tuple[tuple[Cell, Envelope | anyio.Event], ...]] = contextvars.ContextVar("ropewalk_working", default=())
@@ -129,6 +135,21 @@ def refuse_deadlock(cell: Cell) -> None:
             f"this code is part of the turn that {cell.id!r} works on or waits for, so waiting for its next one would wait for ever; "
             "use submit(), which does not wait, or another session"
         )
+
+
+@contextlib.contextmanager
+def waiting_for(cell: Cell, envelope: Envelope) -> Iterator[None]:
+    """While it lasts, the calling code waits for a message it sent without waiting; raises `WouldDeadlock` where that would be for ever."""
+    refuse_deadlock(cell)
+    around, before = _working.get(), envelope.waited_by
+    envelope.waited_by = (*before, *around)
+    try:
+        yield
+    finally:
+        left = list(envelope.waited_by)
+        for part in around:
+            left.remove(part)
+        envelope.waited_by = tuple(left)
 
 
 class Cell:
@@ -191,13 +212,15 @@ class Cell:
 
     def waiting_cells(self) -> list[Cell]:
         """The cells that cannot go on before this one has handled what waits in its mailbox."""
-        return [
-            cell
+        asked = [
+            (cell, part)
             for envelope in self.mailbox.waiting()
             if envelope.awaited and envelope.context is not None
             for cell, part in envelope.context.get(_working, ())
-            if cell.does(part)
         ]
+        current = () if self.current is None else (self.current,)
+        joined = [pair for envelope in (*current, *self.mailbox.waiting()) for pair in envelope.waited_by]
+        return [cell for cell, part in (*asked, *joined) if cell.does(part)]
 
     async def publish(self, kind: type[Event], *fields: Any) -> None:
         """Publish an event of the actor's, outside any turn; returns when all handlers are done with it."""
@@ -254,7 +277,7 @@ class Cell:
         try:
             while (envelope := self.mailbox.take()) is not None:
                 self.current = envelope
-                outcome = await attempt(self._handle(envelope))
+                outcome = await attempt_foreign(self._handle(envelope))
                 self.current = None
                 if type(outcome) is not Failure:
                     envelope.outcome.settle(outcome)
@@ -386,6 +409,7 @@ class WorkerPool:
         contextvars.Context().run(self._tasks.start_soon, self._work, cell)
 
     async def _work(self, first: Cell) -> None:
+        own_task()
         cell: Cell | None = first
         del first
         while cell is not None:

@@ -24,9 +24,9 @@ from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
 from ropewalk.runtime.subscription import ReaderOverflow, Subscription
-from ropewalk.runtime.supervision import Failure, attempt, contained, stepwise
+from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, contained, stepwise
 
-__all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher"]
+__all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher", "kinds_of"]
 
 OnError: TypeAlias = Literal["report", "fail_turn"]
 E = TypeVar("E", bound=Event)
@@ -51,8 +51,7 @@ class Listener(Protocol):
     """What a publisher needs of whoever gets events."""
 
     def wants(self, kind: type[Event]) -> bool: ...
-    @property
-    def offer(self) -> Callable[[Event], Any]: ...
+    def offer(self, event: Event) -> Any: ...
 
 
 @attrs.frozen
@@ -93,7 +92,7 @@ class Handler:
         self._remove = remove
         self._stopwatch = stopwatch
         # Calls the callback; what it returns or raises (as a `Failure`) is for the publisher to deal with.
-        self.offer: Callable[[Event], Any] = contained(callback, stopwatch, BLOCKING_SECONDS, self._overran)
+        self.offer: Any = contained(callback, stopwatch, BLOCKING_SECONDS, self._overran)
 
     def remove(self) -> None:
         """Call it no more, not even with an event that is on its way; removing twice does nothing."""
@@ -110,10 +109,10 @@ class Handler:
         watched = stepwise(functools.partial(self._step, session_id), coroutine)
         outcome: Any = Failure(TimeoutError(f"handler {self.name} took longer than {self.timeout} s"))
         if self.timeout is None:
-            outcome = await attempt(watched)
+            outcome = await attempt_foreign(watched)
         else:
             with anyio.move_on_after(self.timeout):
-                outcome = await attempt(watched)
+                outcome = await attempt_foreign(watched)
         return outcome if isinstance(outcome, Failure) else None
 
     def _step(self, session_id: str, step: Callable[[Any], Any], argument: Any) -> Any:
@@ -343,7 +342,7 @@ class Channel:
                 await self._catch_up(subscription, sessions, cursor)
             self._add(subscription, sessions)
 
-        return Subscription(_kinds(kinds), buffer, overflow, enter, self._remove)
+        return Subscription(kinds_of(kinds), buffer, overflow, enter, self._remove)
 
     def add_handler(
         self,
@@ -360,7 +359,7 @@ class Channel:
         :param on_error: `report` publishes `HandlerFailed` and goes on; `fail_turn` also ends the turn failed.
         :param timeout: seconds an awaitable result may take.
         """
-        handler = Handler(callback, _kinds(kinds), on_error, timeout, self._remove, self.clock.stopwatch)
+        handler = Handler(callback, kinds_of(kinds), on_error, timeout, self._remove, self.clock.stopwatch)
         self._add(handler, sessions)
         return handler
 
@@ -445,13 +444,13 @@ def _is_pattern(sessions: str) -> bool:
     return any(letter in sessions for letter in "*?[")
 
 
-def _kinds(kinds: Iterable[type[Event]] | None) -> frozenset[type[Event]] | None:
+def kinds_of(kinds: Iterable[type[Event]] | None) -> frozenset[type[Event]] | None:
+    """The kinds chosen, None for every kind but the raw ones; raises `InvalidOption` for what are no event types."""
     if kinds is None:
         return None
-    chosen = frozenset(kinds)
-    for kind in chosen:
-        if not (isinstance(kind, type) and issubclass(kind, Event)):
-            raise InvalidOption(f"kinds are event types such as TextDelta, not {kind!r}")
+    chosen = frozenset(kinds) if isinstance(kinds, Iterable) else None
+    if chosen is None or not all(isinstance(kind, type) and issubclass(kind, Event) for kind in chosen):
+        raise InvalidOption(f"kinds is a list of event types, such as [TextDelta, TurnEnded], not {kinds!r:.200}")
     return chosen
 
 

@@ -328,6 +328,9 @@ class Runtime:
         if cell is None:
             raise InvalidOption(f"no session {session_id!r} is open in this runtime; open it before subscribing after a cursor")
         actor = await cell.activate()
+        while (untold := getattr(actor, "untold", _nothing)()) is not None:
+            await untold
+            actor = await cell.activate()
         return cell.publisher, actor.snapshot
 
     def _kind(self, kind: Any) -> ActorKind:
@@ -337,3 +340,7 @@ class Runtime:
         if not all(hasattr(kind, name) for name in ("name", "mailbox", "activate", "handle")):
             raise InvalidOption(f"an actor's kind is an AgentSpec, an Agent, or an object with name, mailbox, activate and handle, not {kind!r:.200}")
         return kind  # type: ignore[no-any-return]
+
+
+def _nothing() -> None:
+    """What is untold by an actor that never runs ahead."""

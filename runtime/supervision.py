@@ -8,9 +8,12 @@ a deadline and a retry budget on them, `RestartLedger` counts how often an actor
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import math
 import types
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeVar, overload
 
@@ -27,9 +30,12 @@ __all__ = [
     "RestartPolicy",
     "StepTimeout",
     "attempt",
+    "attempt_foreign",
     "contain",
     "contained",
+    "in_cancelled_scope",
     "leaves",
+    "own_task",
     "stepwise",
     "supervise",
     "unwrap",
@@ -88,6 +94,10 @@ def contained(call: Callable[[Any], Any], stopwatch: Callable[[], float], limit:
             result = call(argument)
         except Exception as error:
             result = Failure(unwrap(error))
+        except asyncio.CancelledError as error:
+            if in_cancelled_scope():
+                raise
+            result = Failure(CancelledItself(str(error)))
         if (took := stopwatch() - started) > limit:
             overran(argument, took)
         return result
@@ -106,6 +116,57 @@ async def attempt(awaitable: Awaitable[T]) -> T | Failure:
         return Failure(unwrap(error))
     except BaseExceptionGroup as group:
         raise _without_failures(group) from None
+
+
+class CancelledItself(Exception):
+    """Somebody else's code was cancelled by itself, not by a scope it stands in: a failure of its own like any other."""
+
+
+async def attempt_foreign(awaitable: Awaitable[T]) -> T | Failure:
+    """`attempt` for code that may raise a cancellation of its own making, awaited in a task of Ropewalk's.
+
+    On asyncio any code can: by awaiting a task that was cancelled, or by cancelling the task it runs in. Such a cancellation
+    belongs to no scope, and let through it would take down whatever the task belongs to. In a task that is not known as
+    `own_task` a cancellation of the task is its owner's, and passes.
+    """
+    try:
+        outcome = await attempt(awaitable)
+    except anyio.get_cancelled_exc_class():
+        if in_cancelled_scope() or _is_cancelled_by_owner():
+            raise
+        outcome = Failure(CancelledItself("it was cancelled, and no scope of Ropewalk's was"))
+    await _absorb_own_cancellation()
+    return outcome
+
+
+_own_tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+
+
+def own_task() -> None:
+    """Declare that the running task is Ropewalk's, so that nobody but its scopes has a right to cancel it."""
+    task = contain(asyncio.current_task)
+    if isinstance(task, asyncio.Task):
+        _own_tasks.add(task)
+
+
+def _is_cancelled_by_owner() -> bool:
+    task = contain(asyncio.current_task)
+    return isinstance(task, asyncio.Task) and task.cancelling() > 0 and task not in _own_tasks
+
+
+def in_cancelled_scope() -> bool:
+    """Whether a cancellation that arrives here was asked for by a scope around it."""
+    return anyio.current_effective_deadline() == -math.inf
+
+
+async def _absorb_own_cancellation() -> None:
+    """Take a cancellation away that code asked for of the task it ran in, so that it does not strike where the task goes on."""
+    task = contain(asyncio.current_task)
+    if isinstance(task, asyncio.Task) and task.cancelling() and task in _own_tasks and not in_cancelled_scope():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        while task.cancelling():
+            task.uncancel()
 
 
 def _without_failures(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import trio
 
 from ropewalk.runtime.cell import Cell, Envelope
 from ropewalk.runtime.errors import Refused, SessionExists
@@ -15,7 +17,24 @@ from ropewalk.runtime.journal import MemoryJournal
 from ropewalk.runtime.journaled import Journaled
 from ropewalk.runtime.ref import ActorRef
 
-__all__ = ["Broken", "CountingJournal", "Did", "Probe", "ProbeActor", "Standing", "add", "add_after", "chain", "crash", "hang", "read", "refuse", "wait"]
+__all__ = [
+    "Broken",
+    "CountingJournal",
+    "Did",
+    "Probe",
+    "ProbeActor",
+    "Standing",
+    "add",
+    "add_after",
+    "cancelled_at_any_step",
+    "chain",
+    "crash",
+    "crash_after",
+    "hang",
+    "read",
+    "refuse",
+    "wait",
+]
 
 
 class Broken(Exception):
@@ -135,6 +154,14 @@ async def crash(actor: ProbeActor) -> None:
     raise Broken("meant")
 
 
+def crash_after(event: anyio.Event) -> Message:
+    async def body(actor: ProbeActor) -> None:
+        await event.wait()
+        await crash(actor)
+
+    return body
+
+
 async def refuse(actor: ProbeActor) -> None:
     raise Refused("not this")
 
@@ -158,3 +185,30 @@ def chain(*refs: ActorRef, then: Message = read) -> Message:
         return await refs[0].ask(chain(*refs[1:], then=then)) if refs else await then(actor)
 
     return body
+
+
+# Cancelling.
+
+
+class _StepCounter(trio.abc.Instrument):
+    def __init__(self, step: int, cancel: Callable[[], object]) -> None:
+        self._left = step
+        self._cancel = cancel
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._cancel()
+
+
+@contextlib.contextmanager
+def cancelled_at_any_step(step: int) -> Generator[trio.CancelScope]:
+    """Cancel the body right before the `step`-th step the scheduler gives to any task at all, so also while the body waits for others."""
+    scope = trio.CancelScope()
+    counter = _StepCounter(step, scope.cancel)
+    trio.lowlevel.add_instrument(counter)
+    try:
+        with scope:
+            yield scope
+    finally:
+        trio.lowlevel.remove_instrument(counter)

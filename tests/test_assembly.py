@@ -200,6 +200,17 @@ class TestAnswersCutOff:
         assert assembled([*indexed, text("so", 1)]).partial() == {"role": "assistant", "content": [{"text": "so"}]}
         assert assembled([*reasoning]).partial() is None
 
+    def test_of_reasoning_alone_are_not_worth_keeping(self) -> None:
+        made = assembled([delta({"reasoningContent": {"text": "hm", "signature": "s"}}), block_stop()])
+
+        assert made.partial() is None
+        assert made.raw() == {"role": "assistant", "content": [signed("hm")]}
+
+    @pytest.mark.parametrize("following", [block_stop(), {"contentBlockStart": {"start": {}}}, tool_start("find", "b")])
+    def test_have_complete_calls_once_something_follows_them(self, following: Chunk) -> None:
+        assert assembled([tool_start(), tool_input('{"x": 1}')]).partial() is None
+        assert assembled([tool_start(), tool_input('{"x": 1}'), following]).partial() == {"role": "assistant", "content": [call(x=1)]}
+
     def test_of_nothing_are_nothing(self) -> None:
         made = assembled([{"messageStart": {"role": "assistant"}}, {"contentBlockStart": {"start": {}, "contentBlockIndex": 0}}, text("", 0)])
 
@@ -281,6 +292,9 @@ class TestBlocks:
         chunks = [text("a", 0), tool_start("search", "a", 1), tool_start("find", "b", 2), tool_input('{"x"', 1), text("b", 0), tool_input("{}", 2)]
 
         assert content(*chunks, tool_input(": 1}", 1), block_stop(2), text("c", 0)) == [{"text": "abc"}, call(x=1), call("b", "find")]
+
+    def test_stand_in_the_order_of_their_indexes(self) -> None:
+        assert content(tool_start(index=2), text("a", 1), tool_input("{}", 2), text("b", 0)) == [{"text": "b"}, {"text": "a"}, call()]
 
     def test_are_found_by_an_index_that_only_later_chunks_name(self) -> None:
         assert content(tool_start(), tool_input('{"x": 1}', 0), block_stop(0), text("a", 1)) == [call(x=1), {"text": "a"}]

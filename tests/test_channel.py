@@ -166,6 +166,38 @@ async def test_handlers_are_called_one_after_the_other_in_the_order_they_were_ad
 
 
 @pytest.mark.anyio
+async def test_a_lane_hands_out_as_publish_does() -> None:
+    """To handlers that wait and fail, to a turn's own streams, and into the ring."""
+    seen = dict[bool, list[dict[str, Any]]]()
+    for in_lane in (False, True):
+        clock = HandClock()
+        clock.time = lambda: 1.0
+        channel, log = make_channel(replay=10, clock=clock), list[tuple[str, str]]()
+        for make in KINDS_OF_CALLABLES:
+            channel.add_handler(make(Recorder(log, "it")), {Note})
+        channel.add_handler(fail_always, {Note})
+        publisher, stream = channel.publisher("a"), channel.subscribe()
+        lane = publisher.lane(Note, "turn", {"a": 1})
+        publisher.streams = (stream,)
+        with structlog.testing.capture_logs():
+            for text in "xyz":
+                pending = lane(text) if in_lane else publisher.publish(Note, "turn", {"a": 1}, text)
+                assert pending is not None
+                await pending
+        assert log == [("it", text) for text in "xyz" for _ in KINDS_OF_CALLABLES]
+        assert publisher.ring is not None
+        assert list(iter(stream.take, None)) == list(publisher.ring)
+        seen[in_lane] = [event.to_dict() for event in publisher.ring]
+
+    assert seen[True] == seen[False]
+    assert [event["type"] for event in seen[True]] == ["Note", "HandlerFailed"] * 3
+
+
+def fail_always(event: Event) -> None:
+    raise ValueError
+
+
+@pytest.mark.anyio
 async def test_what_one_handler_writes_into_the_request_state_the_next_one_sees() -> None:
     channel, seen = make_channel(), list[int]()
 
@@ -386,7 +418,7 @@ async def test_a_handler_that_only_waits_blocks_nothing(autojump_clock: trio.tes
 # Numbers, and what is built.
 
 
-@given(st.lists(st.sampled_from(["listen", "leave", "publish", "publish raw"]), max_size=30))
+@given(st.lists(st.sampled_from(["listen", "leave", "publish", "publish in lane", "publish raw"]), max_size=30))
 @in_trio
 async def test_numbers_have_no_gap_whether_or_not_anybody_listens_and_nothing_is_built_for_nobody(steps: Any) -> None:
     channel, seen, handler = make_channel(), list[Event](), None
@@ -394,6 +426,7 @@ async def test_numbers_have_no_gap_whether_or_not_anybody_listens_and_nothing_is
     Note.made.clear()
     Raw.made.clear()
     number, expected = 0, list[int]()
+    lane = publisher.lane(Note, None, None)
     for step in steps:
         if step == "listen" and handler is None:
             handler = channel.add_handler(seen.append)
@@ -403,6 +436,11 @@ async def test_numbers_have_no_gap_whether_or_not_anybody_listens_and_nothing_is
         elif step == "publish":
             number += 1
             await publish(publisher, Note, str(number))
+            if handler is not None:
+                expected.append(number)
+        elif step == "publish in lane":
+            number += 1
+            assert lane(str(number)) is None
             if handler is not None:
                 expected.append(number)
         elif step == "publish raw":
@@ -505,6 +543,7 @@ def test_each_event_goes_to_those_whose_pattern_or_id_and_kinds_match_in_the_ord
     channel = make_channel()
     listeners: list[tuple[str, Any, Any]] = []
     got: list[int] = []
+    lanes: dict[str, tuple[Publisher, Callable[..., Any]]] = {}
     for _ in range(data.draw(st.integers(0, 25))):
         step = data.draw(st.sampled_from(["add", "remove", "publish", "publish", "forget"]))
         if step == "add":
@@ -519,7 +558,12 @@ def test_each_event_goes_to_those_whose_pattern_or_id_and_kinds_match_in_the_ord
         elif step == "publish":
             session_id, kind = data.draw(st.sampled_from(IDS)), data.draw(st.sampled_from([Note, Raw]))
             got.clear()
-            assert channel.publisher(session_id).publish(kind, None, None, "x") is None
+            publisher = channel.publisher(session_id)
+            if kind is Note and data.draw(st.booleans()):
+                lane = lanes.setdefault(session_id, (publisher, publisher.lane(Note, None, None)))
+                assert (lane[1]("x") if lane[0] is publisher else publisher.publish(kind, None, None, "x")) is None
+            else:
+                assert publisher.publish(kind, None, None, "x") is None
             assert got == [
                 name
                 for name, (place, kinds, _) in enumerate(listeners)

@@ -12,11 +12,12 @@ from ropewalk.actors.messages import text_of
 from ropewalk.testing import ScriptedModel, VirtualClock
 
 SESSIONS, TURNS, BUFFER = 5000, 5, 256
+WORDS = len("message 0 of 1".split())
 
 
 def echo() -> AgentSpec:
-    """An agent that says back what it was told, in five pieces."""
-    return AgentSpec(name="echo", model=ScriptedModel(lambda messages: text_of(messages[-1]), chunks=5, remember=0))
+    """An agent that says back what it was told, word by word."""
+    return AgentSpec(name="echo", model=ScriptedModel(lambda messages: text_of(messages[-1]), remember=0))
 
 
 async def talk(runtime: Runtime, spec: AgentSpec, number: int) -> None:
@@ -81,6 +82,6 @@ def test_a_reader_of_one_event_a_second_is_bounded_and_holds_nobody_up() -> None
                 got.append(event)
             gaps = sum(event.dropped for event in got if isinstance(event, Gap))
             heard = sum(isinstance(event, TextDelta) for event in got)
-            assert gaps + heard == SESSIONS * TURNS * 5
+            assert gaps + heard == SESSIONS * TURNS * WORDS
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import weakref
@@ -16,7 +17,8 @@ import structlog
 import trio
 import trio.testing
 
-from probe import Broken, CountingJournal, Did, Probe, ProbeActor, Standing, add, add_after, chain, crash, hang, read, refuse, wait
+from probe import Broken, CountingJournal, Did, Probe, ProbeActor, Standing, add, add_after, chain, crash, crash_after, hang, read, refuse, wait
+from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import (
     DuplicateKind,
@@ -36,7 +38,7 @@ from ropewalk.runtime.event import HandlerFailed
 from ropewalk.runtime.journal import Fault, MemoryJournal
 from ropewalk.runtime.ref import ActorRef
 from ropewalk.runtime.runtime import Runtime, SessionInfo, check_session_id, current_runtime
-from ropewalk.runtime.supervision import Backoff, RestartPolicy
+from ropewalk.runtime.supervision import Backoff, CancelledItself, RestartPolicy
 
 QUICK = RestartPolicy(max_restarts=2, within=30, backoff=Backoff(first=0.001, jitter=0))
 
@@ -874,6 +876,45 @@ async def test_readers_get_what_is_buffered_and_then_the_end() -> None:
     assert [event.seq async for event in events] == [1, 2, 3]
 
 
+def test_a_task_of_the_callers_may_be_cancelled_in_asyncios_own_way() -> None:
+    """While it waits, and while it opens an actor, whose events then have handlers that wait in the caller's task."""
+
+    async def announce(cell: Cell) -> None:
+        await cell.publish(Did, "made")
+
+    async def slow(event: Did) -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        async with Runtime(grace=0) as runtime:
+            ref = await runtime.open("a", Probe())
+            runtime.add_handler(slow, {Did}, timeout=None)
+            for use in (lambda: ref.ask(hang), lambda: runtime.open("b", Probe(before=announce))):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await use()
+
+    asyncio.run(main())
+
+
+def test_an_actor_cannot_end_its_worker_by_cancelling_it() -> None:
+    async def cancel_oneself(actor: ProbeActor) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with Runtime(restart=QUICK) as runtime:
+            ref = await runtime.open("a", Probe())
+            with pytest.raises(CancelledItself):
+                await ref.ask(cancel_oneself)
+            assert await ref.ask(add("x")) == 2
+            assert ref.restarts == 1
+
+    asyncio.run(main())
+
+
 # Faults of the runtime's own.
 
 
@@ -902,9 +943,11 @@ async def test_a_fault_of_the_runtimes_own_closes_it_with_its_cause() -> None:
     async def live(askers: Any) -> None:
         nonlocal ref
         async with Runtime(clock=BrokenClock()) as runtime:
-            ref = await runtime.open("a", Probe())
-            askers.start_soon(ask, crash)
-            askers.start_soon(ask, read)
+            ref, event = await runtime.open("a", Probe()), anyio.Event()
+            for message in (crash_after(event), read):
+                askers.start_soon(ask, message)
+                await anyio.wait_all_tasks_blocked()
+            event.set()
             await anyio.sleep_forever()
 
     async with anyio.create_task_group() as askers:

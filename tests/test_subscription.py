@@ -17,7 +17,7 @@ from hypothesis import event as note_example
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.actors.events import MessageAdded, ReasoningDelta, Snapshot, TextDelta
+from ropewalk.actors.events import MessageAdded, ModelChunk, ReasoningDelta, Snapshot, TextDelta
 from ropewalk.actors.testing.loop import cancelled_at_step, in_trio
 from ropewalk.runtime.channel import Channel, Publisher
 from ropewalk.runtime.clock import Clock
@@ -207,6 +207,24 @@ def test_deltas_on_both_sides_of_something_unseen_do_not_join() -> None:
 
     assert is_cut_off(reader)
     assert [covered(event) for event in left] == [range(1, 2), range(3, 4)]
+
+
+def test_raw_chunks_make_room_for_what_has_a_number() -> None:
+    """They say nothing that the numbered events do not say too, so a reader that is slow does without them."""
+    channel, published = make_channel(), list[Event]()
+    reader = channel.subscribe({ModelChunk, TextDelta, MessageAdded}, buffer=3)
+    drive(reader.__aenter__())
+    publisher = channel.publisher("a")
+    for _ in range(10):
+        publisher.publish(ModelChunk, "turn", None, {})
+        run_step(channel, Publish("a", 0), published)
+    run_step(channel, Publish("a"), published)
+    publisher.publish(ModelChunk, "turn", None, {})
+
+    left = list(iter(reader.take, None))
+    assert [number for event in left if event.numbered for number in covered(event)] == list(range(1, 12))
+    assert reader.statistics().dropped == 11 - sum(not event.numbered for event in left)
+    assert not is_cut_off(reader)
 
 
 # drop_oldest.

@@ -60,6 +60,7 @@ from ropewalk.actors.turn import (
     step,
 )
 from ropewalk.actors.validity import is_open, is_valid
+from ropewalk.runtime.errors import InvalidOption
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -341,6 +342,18 @@ class TestLimits:
 
         assert isinstance(state, CallingModel)
         assert state.turn.cycle == 501
+
+    @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "3", float("nan"), float("inf")])
+    def test_are_whole_numbers_from_one_on(self, wrong: Any) -> None:
+        for name in ("cycles", "output_tokens", "total_tokens"):
+            with pytest.raises(InvalidOption, match=f"Limits.{name} is a whole number of at least 1, or None for no limit, not"):
+                Limits(**{name: wrong})
+
+    @pytest.mark.parametrize("wrong", [0, -1, -0.5, True, "3", float("nan")])
+    def test_of_time_are_seconds_above_zero(self, wrong: Any) -> None:
+        for name in ("seconds", "stream_idle_seconds", "reduction_seconds"):
+            with pytest.raises(InvalidOption, match=f"Limits.{name} is a number of seconds above 0, or None for no limit, not"):
+                Limits(**{name: wrong})
 
     def test_hold_for_a_turn_that_goes_on_elsewhere(self) -> None:
         state, effects = step(Ready(), attrs.evolve(RESUMED, open_calls=()))

@@ -19,7 +19,7 @@ from ropewalk.actors.conversation.tokens import Count, estimate
 from ropewalk.actors.messages import Block, Message, tool_results, tool_uses
 from ropewalk.actors.validity import check, is_open, unanswered
 from ropewalk.runtime.errors import InvalidOption, RopewalkError
-from ropewalk.runtime.supervision import Failure, attempt, contain
+from ropewalk.runtime.supervision import Failure, attempt_foreign, contain
 
 __all__ = ["MANAGER", "Reduction", "RungRefused", "climb", "manage"]
 
@@ -96,7 +96,7 @@ async def manage(messages: Sequence[Message], *, manager: ConversationManager, s
 async def _ask_manager(path: _Path, manager: ConversationManager, system_prompt: str | None, error: Exception | None, run_sync: RunSync) -> None:
     match policy_of(manager, "reduce"), manager:
         case "custom", _ if not path.arrived:
-            result = await attempt(run_custom(manager, "reduce", path.messages, system_prompt=system_prompt, error=error, run_sync=run_sync))
+            result = await attempt_foreign(run_custom(manager, "reduce", path.messages, system_prompt=system_prompt, error=error, run_sync=run_sync))
             path.accept(MANAGER, result, refuse_unchanged=True)
         case "window", SlidingWindowConversationManager(should_truncate_results=truncate):
             if truncate:

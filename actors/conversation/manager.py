@@ -23,7 +23,17 @@ from ropewalk.actors.messages import Message, tool_results
 from ropewalk.actors.validity import copied, is_dict, is_list
 from ropewalk.runtime.errors import InvalidOption
 
-__all__ = ["ConversationManager", "Draft", "NullConversationManager", "RunSync", "SlidingWindowConversationManager", "Step", "has_policy", "policy_of", "run_custom"]
+__all__ = [
+    "ConversationManager",
+    "Draft",
+    "NullConversationManager",
+    "RunSync",
+    "SlidingWindowConversationManager",
+    "Step",
+    "has_policy",
+    "policy_of",
+    "run_custom",
+]
 
 RunSync: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 Step: TypeAlias = Literal["apply", "reduce"]

@@ -32,11 +32,11 @@ def accept(cell: Cell, prompt: Prompt, when_busy: WhenBusy) -> None:
         writer = actor.writer
         try:
             writer.write(Accepted(prompt.prompt_id, prompt.messages, prompt.owned))
+            writer.announce_apart(prompt.streams, PromptAccepted, prompt.prompt_id)
             writer.flush()
         except BaseException:
             cell.mailbox.withdraw(prompt)
             raise
-        writer.announce_to(prompt.streams, PromptAccepted, prompt.prompt_id)
 
 
 def withdraw(cell: Cell, prompt: Prompt) -> None:
@@ -59,6 +59,7 @@ def settle_unbegun(actor: SessionActor | None, prompt: Prompt) -> None:
     """Give a prompt that will have no turn its outcome: a result with stop reason ``cancelled``."""
     if actor is not None and actor.state.is_waiting(prompt.prompt_id):
         actor.writer.write(Withdrawn(prompt.prompt_id, "cancelled"))
-        actor.writer.announce(PromptSettled, None, None, prompt.prompt_id, "cancelled")
+        if not actor.writer.untell(PromptAccepted, prompt.prompt_id):  # who never heard of it need not hear that it is gone
+            actor.writer.announce_apart((), PromptSettled, prompt.prompt_id, "cancelled")
     metrics = MetricsLedger().snapshot() if actor is None else actor.ledger.snapshot()
     prompt.outcome.settle(AgentResult("cancelled", {"role": "assistant", "content": []}, metrics, prompt.request_state))

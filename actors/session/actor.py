@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
+from ropewalk.actors.messages import copy_of
 from ropewalk.actors.result import MetricsLedger
 from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, call_tool, show, tool_limits, wanted_by
 from ropewalk.actors.session.driver import TurnDriver
@@ -15,7 +17,7 @@ from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.tools import ToolLimits
 from ropewalk.actors.view import Edit, Entry, listed
-from ropewalk.runtime.cell import Cell, Envelope
+from ropewalk.runtime.cell import Cell, Envelope, messages_around
 from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ropewalk.actors.spec import AgentSpec
 
 __all__ = ["SessionActor"]
+
 
 class SessionActor:
     """A conversation in memory. `driver` works on the running turn, None between turns; `manager` is the spec's, or the one that took its place."""
@@ -75,6 +78,12 @@ class SessionActor:
 
     async def receive(self, envelope: Envelope) -> Any:
         """Handle one message: a prompt becomes a turn, the others are done at once."""
+        try:
+            return await self._handle(envelope)
+        finally:
+            self.writer.wake()
+
+    async def _handle(self, envelope: Envelope) -> Any:
         if isinstance(envelope, Prompt):
             if envelope.left:
                 from ropewalk.actors.session.acceptance import settle_unbegun
@@ -96,6 +105,12 @@ class SessionActor:
             case other:
                 raise TypeError(f"a session does not know the message {other!r:.200}")
 
+    def untold(self) -> Awaitable[None] | None:
+        """What to wait for before a snapshot tells no more than readers have heard. Code of the turn itself must not wait for that."""
+        if any(cell is self.cell for cell, _ in messages_around()):
+            return None
+        return self.writer.untold()
+
     def snapshot(self) -> Snapshot:
         """The session as it is now, for a reader that comes late."""
         publisher = self.writer.publisher
@@ -107,11 +122,12 @@ class SessionActor:
     def announce_edit(self, edit: Edit, turn_id: str | None, request_state: dict[str, Any] | None) -> None:
         """Have a change of the view published once it is durable."""
         if edit.removed or edit.inserted:
-            inserted = tuple(InsertedEntry(f"e{placed.after}" if placed.after else None, placed.entry.id, placed.entry.message) for placed in edit.inserted)
+            inserted = tuple(
+                InsertedEntry(f"e{placed.after}" if placed.after else None, placed.entry.id, copy_of(placed.entry.message)) for placed in edit.inserted
+            )
             self.writer.announce(ViewChanged, turn_id, request_state, edit.reason, tuple(f"e{number}" for number in edit.removed), inserted)
 
     def announce_entry(self, entry: Entry, request_state: dict[str, Any] | None, replaces: int = 0) -> None:
         """Have a message at the end of the view published once it is durable."""
-        self.writer.announce(MessageAdded, entry.turn_id, request_state, entry.id, entry.message, f"e{replaces}" if replaces else None)
-
-
+        message = copy_of(entry.message) if self.writer.publisher.wanted(MessageAdded) else entry.message
+        self.writer.announce(MessageAdded, entry.turn_id, request_state, entry.id, message, f"e{replaces}" if replaces else None)

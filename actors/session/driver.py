@@ -86,6 +86,7 @@ class TurnDriver:
         "request_state",
         "result",
         "results",
+        "settled_in",
         "state",
         "tool_names",
         "turn_id",
@@ -100,6 +101,7 @@ class TurnDriver:
         self.context_object = actor.spec.context if prompt.context_object is None else prompt.context_object
         self.state: State = Ready()
         self.finish: Finish | None = None
+        self.settled_in = 0
         self.call: ModelCall | None = None
         self.result: AgentResult | Exception | None = None
         self.results: dict[str, Block] = {}
@@ -175,9 +177,14 @@ class TurnDriver:
             # The runtime itself is being cancelled. What was under way is still settled and told, within a bound.
             self._cancelled = True
             with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-                self._stop(None)
-                await tell(self)
+                closed = await attempt(self._close())
+                if isinstance(closed, Failure):
+                    self.prompt.outcome.fail(closed.error)
             raise
+
+    async def _close(self) -> None:
+        self._stop(None)
+        await tell(self)
 
     async def _drive(self) -> None:
         writer = self.actor.writer

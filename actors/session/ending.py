@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.actors.errors import ModelError, TurnFailed
 from ropewalk.actors.events import PromptSettled, TurnEnded
+from ropewalk.actors.messages import Message, copy_of
 from ropewalk.actors.result import AgentResult, Trace
 from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.settling import Ending, settle
 from ropewalk.runtime.channel import HandlerFault
+from ropewalk.runtime.supervision import Failure, attempt
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
@@ -39,6 +41,7 @@ def conclude(driver: TurnDriver) -> None:
     )
     body = settle(writer.state, turn, ending)
     writer.write(body)
+    driver.settled_in = writer.batch
     for entry in body.entries:
         if entry.message["role"] == "assistant":
             driver.last_said = entry.message
@@ -59,11 +62,16 @@ def announce_end(actor: SessionActor, body: Settled, request_state: dict[str, An
 async def tell(driver: TurnDriver) -> None:
     """Make the end durable, publish it, and give the prompt its outcome. Handlers can no longer fail the turn."""
     result = driver.result = _result(driver)
-    await driver.actor.writer.commit_whole()
+    writer = driver.actor.writer
+    told = await attempt(writer.commit_whole())
+    if isinstance(told, Failure) and not writer.stands(driver.settled_in):
+        raise told.error
     if isinstance(result, Exception):
         driver.prompt.outcome.fail(result)
     elif result is not None:
         driver.prompt.outcome.settle(result)
+    if isinstance(told, Failure):
+        raise told.error  # a later write failed: this incarnation is over, though the turn stands
 
 
 def _result(driver: TurnDriver) -> AgentResult | Exception | None:
@@ -73,7 +81,7 @@ def _result(driver: TurnDriver) -> AgentResult | Exception | None:
         return None
     if finish.error is not None:
         return _for_the_asker(finish.error)
-    message = driver.last_said or {"role": "assistant", "content": []}
+    message: Message = copy_of(driver.last_said or {"role": "assistant", "content": []})  # the caller's own, to change as they like
     return AgentResult(finish.stop_reason or "", message, driver.actor.ledger.snapshot(), driver.request_state)
 
 
@@ -88,9 +96,9 @@ def account_cycle(driver: TurnDriver) -> None:
     driver.usage = (read + usage[0], written + usage[1], total + usage[2])
     clock = driver.actor.cell.clock
     now, seconds = clock.time(), clock.monotonic() - call.started
-    trace = Trace(f"Cycle {call.cycle}", driver.turn_id, now - seconds, now, driver.tool_names)
+    trace = Trace(call.cycle, driver.turn_id, now - seconds, now, driver.tool_names)
     driver.tool_names = ()
-    driver.actor.ledger.cycle(trace, seconds, usage, call.assembly.latency)
+    driver.actor.ledger.cycle(trace, usage, call.assembly.latency)
 
 
 def _root(error: Exception) -> Exception:

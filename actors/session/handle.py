@@ -19,7 +19,7 @@ from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
 from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.validity import copied
 from ropewalk.actors.view import Transcript, TranscriptEntry
-from ropewalk.runtime.cell import Cell, Envelope, refuse_deadlock
+from ropewalk.runtime.cell import Cell, Envelope, messages_around, refuse_deadlock
 from ropewalk.runtime.channel import Handler, OnError
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.mailbox import MailboxStatistics
@@ -112,9 +112,7 @@ class Session:
             if not outcome.settled:
                 withdraw(self._cell, made)
 
-    async def submit(
-        self, prompt: PromptLike, *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None
-    ) -> Turn:
+    async def submit(self, prompt: PromptLike, *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None) -> Turn:
         """Send a prompt and return once it is durable. The session owns the work; the handle can wait for it, watch it and cancel it."""
         made = self._prompt(prompt, request_state, context, owned=False)
         policy = self._policy(when_busy)
@@ -130,9 +128,11 @@ class Session:
                 if commit is not None:
                     await commit.wait()
             except (JournalUnavailable, Fenced):
-                self._cell.mailbox.withdraw(made)  # what its sender is told was not accepted must not run
-                raise
+                if self._cell.mailbox.withdraw(made):
+                    raise  # what its sender is told was not accepted must not run
+                await accepted.wait()  # the next incarnation has taken it already: then it is accepted by that one
         elif not made.outcome.settled:
+            refuse_deadlock(self._cell)
             await accepted.wait()
         if made.outcome.error is not None and made.turn_id is None:
             raise made.outcome.error
@@ -168,6 +168,8 @@ class Session:
         if driver is None:
             if contain(refuse_deadlock, self._cell) is None:
                 await prompt.outcome.wait_settled()
+        elif driver.finish is not None and messages_around():
+            pass  # its end is decided and only being told: two that waited for each other's telling would never end
         elif not is_part_of(self._cell, prompt):
             await driver.wait_ended()
         return True

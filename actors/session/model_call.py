@@ -14,10 +14,11 @@ import anyio.lowlevel
 
 from ropewalk.actors.errors import ContextWindowOverflow, ModelError, ModelThrottled, TurnFailed
 from ropewalk.actors.events import ModelChunk, ReasoningDelta, TextDelta, ToolInputDelta
+from ropewalk.actors.messages import copy_of
 from ropewalk.actors.session.assembly import Assembly, Piece
 from ropewalk.actors.turn import BackingOff, CallingModel, Input, ModelDone, ModelFailed, Overflow, Throttled
 from ropewalk.runtime.channel import HandlerFault
-from ropewalk.runtime.supervision import Backoff, Failure, attempt
+from ropewalk.runtime.supervision import Backoff, Failure, attempt, attempt_foreign
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
@@ -26,6 +27,8 @@ __all__ = ["ModelCall"]
 
 THROTTLE_BACKOFF = Backoff(first=1.0, factor=2.0, longest=60.0, jitter=0.5)
 CLOSE_SECONDS = 1.0
+BREATH = 256
+"""After how many chunks others get to run: a model that never waits must not keep the loop, and can be cancelled here."""
 STOP_REASONS = ("end_turn", "tool_use", "max_tokens", "stop_sequence", "content_filtered", "guardrail_intervened")
 
 
@@ -58,10 +61,10 @@ class ModelCall:
         """Call the model to the end of its answer."""
         limiter = self._driver.actor.model_limiter
         if limiter is None:
-            outcome = await attempt(self._watched())
+            outcome = await attempt_foreign(self._consume())
         else:
             async with limiter:
-                outcome = await attempt(self._watched())
+                outcome = await attempt_foreign(self._consume())
         if isinstance(outcome, Failure):
             return self._failed(outcome.error)
         if self.assembly.stop_reason is None:
@@ -70,32 +73,24 @@ class ModelCall:
         _, written, total = self.assembly.usage
         return ModelDone(message, _stop_reason(self.assembly.stop_reason), written, total, malformed)
 
-    async def _watched(self) -> None:
-        driver = self._driver
-        if not driver.silence:
-            await self._consume()
-            return
-        watchdog = driver.actor.watchdog
-        watchdog.watch(driver)
-        try:
-            await self._consume()
-        finally:
-            watchdog.forget(driver)
-
     async def _consume(self) -> None:
         driver = self._driver
         actor, spec = driver.actor, driver.actor.spec
         stream = spec.model.stream(actor.state.view.messages, system_prompt=spec.system_prompt, tool_specs=spec.tools.specs)
+        watchdog = actor.watchdog if driver.silence else None
+        if watchdog is not None:
+            watchdog.watch(driver)
         complete = False
         try:
             await self._take(stream)
             complete = True
         finally:
-            if not complete:
-                close = getattr(stream, "aclose", None)
-                if close is not None:
-                    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                        await attempt(close())
+            if watchdog is not None:
+                watchdog.forget(driver)
+            close = None if complete else getattr(stream, "aclose", None)
+            if close is not None:
+                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await attempt(close())
 
     async def _take(self, stream: AsyncIterator[dict[str, Any]]) -> None:
         driver, assembly, writer = self._driver, self.assembly, self._driver.actor.writer
@@ -107,7 +102,9 @@ class ModelCall:
         place = heard = 0
         async for chunk in stream:
             self.heard = heard = heard + 1
-            if raw and (pending := publish(ModelChunk, turn_id, request_state, chunk)) is not None:
+            if not heard % BREATH:
+                await anyio.lowlevel.checkpoint()
+            if raw and (pending := publish(ModelChunk, turn_id, request_state, copy_of(chunk))) is not None:
                 await self._told(pending)
             if writer.outbox is not None and writer.has_news:
                 await self._told(writer.publish_news())

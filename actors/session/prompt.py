@@ -9,7 +9,7 @@ import anyio
 
 from ropewalk.actors.errors import InvalidConversation, InvalidPrompt, InvalidRequestState
 from ropewalk.actors.messages import Message
-from ropewalk.actors.validity import copied, door
+from ropewalk.actors.validity import MAX_DEPTH, copied, door
 from ropewalk.runtime.cell import Envelope
 from ropewalk.runtime.outcome import Outcome
 
@@ -69,17 +69,17 @@ class Prompt(Envelope):
 
 def prompt_messages(prompt: object) -> list[Message]:
     """The messages a prompt stands for, as copies. Raises `InvalidPrompt`."""
-    if type(prompt) is str:
+    if isinstance(prompt, str):
         if not prompt:
             raise InvalidPrompt(f"the prompt is empty; a prompt is {FORMS}")
-        return [{"role": "user", "content": [{"text": prompt}]}]
+        return [{"role": "user", "content": [{"text": str(prompt)}]}]
     if not isinstance(prompt, Sequence) or not prompt or not all(isinstance(part, dict) for part in prompt):
         raise InvalidPrompt(f"a prompt is {FORMS}, not {prompt!r:.200}")
-    parts: list[dict[str, Any]] = copied(list(prompt))
-    messages: list[Message] = parts if "role" in parts[0] else [{"role": "user", "content": parts}]
-    if any("toolResult" in block for message in messages[:1] for block in _blocks(message)):
-        raise InvalidPrompt("a prompt does not begin with toolResult blocks: the calls of this session are answered by its tools")
     try:
+        parts: list[dict[str, Any]] = copied(list(prompt))
+        messages: list[Message] = parts if "role" in parts[0] else [{"role": "user", "content": parts}]
+        if any("toolResult" in block for block in _blocks(messages[0])):
+            raise InvalidPrompt("a prompt does not begin with toolResult blocks: the calls of this session are answered by its tools")
         checked = door(messages)
     except InvalidConversation as error:
         raise InvalidPrompt(f"{error}; a prompt is {FORMS}") from None
@@ -101,22 +101,24 @@ def request_state_of(given: object) -> dict[str, Any]:
         return {}
     if not isinstance(given, dict):
         raise InvalidRequestState(f"request_state is a dict of JSON values, not {given!r:.200}")
-    state: dict[str, Any] = _json(given, "request_state")
+    state: dict[str, Any] = _json(given, "request_state", MAX_DEPTH)
     return state
 
 
-def _json(value: Any, path: str) -> Any:
+def _json(value: Any, path: str, levels: int) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise InvalidRequestState(f"{path} is {value}, which JSON cannot hold")
         return value
+    if levels < 0:
+        raise InvalidRequestState(f"request_state is nested deeper than {MAX_DEPTH} levels, at {path:.200}...")
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
                 raise InvalidRequestState(f"{path} has the key {key!r}; keys of JSON objects are text")
-        return {key: _json(inner, f"{path}[{key!r}]") for key, inner in value.items()}
+        return {key: _json(inner, f"{path}[{key!r}]", levels - 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(inner, f"{path}[{place}]") for place, inner in enumerate(value)]
+        return [_json(inner, f"{path}[{place}]", levels - 1) for place, inner in enumerate(value)]
     raise InvalidRequestState(f"{path} is a {type(value).__name__}, which JSON cannot hold; live objects go into context=")

@@ -9,6 +9,7 @@ import anyio
 import anyio.to_thread
 
 from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, estimate_all, has_policy, manage
+from ropewalk.actors.conversation.manager import policy_of
 from ropewalk.actors.errors import ContextWindowOverflow
 from ropewalk.actors.events import ReductionEnded, ReductionStarted, StepRestarted
 from ropewalk.actors.messages import tool_results
@@ -16,7 +17,7 @@ from ropewalk.actors.session.records import Edited
 from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
 from ropewalk.actors.view import Edit, Entry, difference
-from ropewalk.runtime.supervision import Failure, attempt, supervise
+from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, supervise
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
@@ -25,6 +26,7 @@ __all__ = ["manage_after_turn", "reduce"]
 
 MANAGER = "manager"
 MANAGER_CHANCES = 3
+MANAGER_THREADS = 256
 MARGIN = 0.9
 """How much of a named limit is aimed at: our count of tokens is an estimate."""
 
@@ -127,8 +129,10 @@ async def manage_after_turn(driver: TurnDriver) -> None:
     view = actor.state.view
     if not has_policy(actor.manager, len(view)):
         return
+    if policy_of(actor.manager, "apply") == "custom":
+        await actor.writer.commit()  # it may take its time: what was said waits for it no longer than for the journal
     with anyio.move_on_after(driver.reduction_left) as scope:
-        managed = await attempt(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
+        managed = await attempt_foreign(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
     if scope.cancelled_caught:
         _manager_failed(driver, TimeoutError("the manager did not end in time"))
     elif isinstance(managed, Failure):
@@ -153,10 +157,13 @@ def _manager_failed(driver: TurnDriver, error: Exception) -> None:
 
 def _runner(driver: TurnDriver) -> Any:
     """How a user's plain function is run in this runtime: in a thread, or in line where tests want virtual time to hold."""
-    inline = driver.actor.cell.runtime.sync_calls == "inline"
+    runtime = driver.actor.cell.runtime
+    inline = runtime.sync_calls == "inline"
+    # Not the process's own few threads: managers that hang in theirs must not keep those of tools and of others waiting.
+    limiter = runtime.resource(("managers", "threads"), lambda: anyio.CapacityLimiter(MANAGER_THREADS))
 
     async def run_sync(call: Any) -> Any:
-        return call() if inline else await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+        return call() if inline else await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
 
     return run_sync
 

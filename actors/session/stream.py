@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, TurnEnded, TurnPaused
-from ropewalk.runtime.cell import Cell, refuse_deadlock
+from ropewalk.runtime.cell import Cell, waiting_for
+from ropewalk.runtime.channel import kinds_of
 from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.subscription import Subscription
 
@@ -33,8 +35,11 @@ class TurnStream(Subscription):
 
     def offer(self, event: Event) -> Any:
         """Take an event of this prompt or its turn; leave others."""
-        if event.turn_id is None and not (isinstance(event, PromptAccepted | PromptSettled) and event.prompt_id == self._prompt.prompt_id):
-            return None
+        if event.turn_id is None:
+            if not (isinstance(event, PromptAccepted | PromptSettled) and event.prompt_id == self._prompt.prompt_id):
+                return None
+        elif event.turn_id != self._prompt.turn_id:
+            return None  # of a turn that a lost incarnation left open, and that is settled first
         return super().offer(event)
 
     async def __anext__(self) -> Event:
@@ -87,13 +92,14 @@ class Turn:
 
     async def result(self) -> AgentResult:
         """The turn's result; raises what failed it. May be asked for by several, any number of times. Leaving cancels nothing."""
-        if not self._prompt.outcome.settled:
-            refuse_deadlock(self._cell)
-        return await self._prompt.outcome.wait()
+        if self._prompt.outcome.settled:
+            return await self._prompt.outcome.wait()
+        with waiting_for(self._cell, self._prompt):
+            return await self._prompt.outcome.wait()
 
     def events(self, kinds: Iterable[type[Event]] | None = None) -> TurnStream:
         """The turn's events from now on: ``async for event in turn.events(): ...``. Never holds the turn up."""
-        stream = TurnStream(self._prompt, None if kinds is None else frozenset(kinds))
+        stream = TurnStream(self._prompt, kinds_of(kinds))
         if self._prompt.outcome.settled:
             stream.end()
             return stream
@@ -121,21 +127,32 @@ class AskStream:
         if on_leave not in ("continue", "cancel"):
             raise InvalidOption(f"on_leave is 'continue' or 'cancel', not {on_leave!r}")
         self.turn = Turn(cell, prompt)
-        self._events = TurnStream(prompt, None if kinds is None else frozenset(kinds))
+        self._events = TurnStream(prompt, kinds_of(kinds))
         self._on_leave = on_leave
         self._prompt = prompt
         self._cell = cell
         self._submit = submit
+        self._waiting: AbstractContextManager[None] | None = None
 
     async def __aenter__(self) -> Self:
-        refuse_deadlock(self._cell)
-        self._prompt.attach(self._events)
-        self._submit()
+        if self._waiting is not None:
+            raise InvalidOption("this stream was entered before; session.stream(...) makes a new one for each prompt")
+        # Whoever is in the block waits for the turn, as far as others that wait for them are concerned.
+        self._waiting = waiting_for(self._cell, self._prompt)
+        self._waiting.__enter__()
+        try:
+            self._prompt.attach(self._events)
+            self._submit()
+        except BaseException:
+            self._waiting.__exit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         from ropewalk.actors.session.acceptance import withdraw
 
+        if self._waiting is not None:
+            self._waiting.__exit__(None, None, None)
         if self._on_leave == "cancel":
             withdraw(self._cell, self._prompt)
         self._events.end()

@@ -6,9 +6,10 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.actors.events import ToolEnded, ToolProgress, ToolStarted
-from ropewalk.actors.messages import Block
-from ropewalk.actors.tools import ToolContext, run_tools
+from ropewalk.actors.messages import Block, copy_of
+from ropewalk.actors.tools import ToolContext, run_tools, settled
 from ropewalk.actors.turn import Input, RunTools, ToolsDone
+from ropewalk.runtime.supervision import CancelledItself, Failure, attempt_foreign
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
@@ -26,19 +27,22 @@ async def run_calls(driver: TurnDriver, effect: RunTools) -> Input:
         return ToolContext(actor.cell.id, turn_id, request_state, driver.context_object, key, tool_use)
 
     def started(tool_use: Block) -> Awaitable[None] | None:
-        return publish(ToolStarted, turn_id, request_state, tool_use)
+        return publish(ToolStarted, turn_id, request_state, copy_of(tool_use))
 
     def ended(tool_use: Block, result: Block, seconds: float) -> Awaitable[None] | None:
         driver.tool_names += (tool_use["name"],)
         actor.ledger.tool(tool_use["name"], result["status"] == "success", seconds)
-        return publish(ToolEnded, turn_id, request_state, tool_use, result, seconds)
+        return publish(ToolEnded, turn_id, request_state, copy_of(tool_use), copy_of(result), seconds)
 
     def report(tool_use: Block, data: Any) -> Awaitable[None] | None:
-        return publish(ToolProgress, turn_id, request_state, tool_use, data)
+        return publish(ToolProgress, turn_id, request_state, copy_of(tool_use), data)
 
     # A call whose input is no JSON object goes to the executor as the text it was: it answers with what is wrong with it.
     calls = [{**call, "input": effect.malformed[call["toolUseId"]]} if call["toolUseId"] in effect.malformed else call for call in effect.calls]
-    results = await run_tools(
-        actor.spec.tools, calls, make_context, outcomes=driver.results, limits=actor.tool_limits, started=started, ended=ended, report=report
-    )
-    return ToolsDone(tuple(results))
+    running = run_tools(actor.spec.tools, calls, make_context, outcomes=driver.results, limits=actor.tool_limits, started=started, ended=ended, report=report)
+    outcome = await attempt_foreign(running)
+    if not isinstance(outcome, Failure):
+        return ToolsDone(tuple(outcome))
+    if isinstance(outcome.error, CancelledItself):
+        return ToolsDone(tuple(settled(calls, driver.results)))  # a tool cancelled the task it was called in
+    raise outcome.error

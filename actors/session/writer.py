@@ -9,7 +9,10 @@ once, through the publisher.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable
 from typing import Any, TypeAlias
+
+import anyio
 
 from ropewalk.actors.events import Event
 from ropewalk.actors.session.records import Body
@@ -23,8 +26,12 @@ from ropewalk.runtime.supervision import Failure, attempt, contain
 
 __all__ = ["Writer"]
 
-News: TypeAlias = tuple[int, type[Event], str | None, dict[str, Any] | None, tuple[Any, ...], tuple[Subscription, ...]]
-"""An event that waits: the record that must be durable before it, the event itself, and who hears of it beside the others."""
+News: TypeAlias = tuple[int, type[Event], str | None, dict[str, Any] | None, tuple[Any, ...], tuple[Subscription, ...] | None]
+"""An event that waits: the batch that must be durable before it, the event itself, and where it is apart from the turn, who hears of it beside the others."""
+
+
+NEWS_KEPT = 256
+"""How many announcements may wait before those of prompts that came and went are taken back."""
 
 
 class Writer:
@@ -33,15 +40,18 @@ class Writer:
     `outbox` holds the events that wait, None when there are none.
     """
 
-    __slots__ = ("_cell", "_durable", "_epoch", "_number", "_pending", "_staged", "broken", "outbox", "publisher", "state")
+    __slots__ = ("_batches", "_cell", "_durable", "_epoch", "_number", "_pending", "_staged", "_telling", "_told", "broken", "outbox", "publisher", "state")
 
     def __init__(self, cell: Cell, state: SessionState, claim: Claim) -> None:
         self._cell = cell
         self._epoch = claim.epoch
         self._number = claim.last
-        self._durable = claim.last
+        self._batches = 0  # what is written and announced from one flush to the next is one
+        self._durable = 0
         self._staged: list[Body] = []
-        self._pending: Commit | None = None
+        self._pending: tuple[tuple[Commit, int], ...] = ()  # on their way to being durable, each with the batches that it ends
+        self._telling = False
+        self._told: anyio.Event | None = None
         self.outbox: deque[News] | None = None
         self.broken: Exception | None = None
         self.state = state
@@ -50,12 +60,34 @@ class Writer:
     @property
     def has_news(self) -> bool:
         """Whether announced events are durable and can be published now."""
-        return self.outbox is not None and bool(self.outbox) and self.outbox[0][0] <= self._durable
+        return self.outbox is not None and bool(self.outbox) and self.outbox[0][0] < self._durable
 
     @property
     def is_durable(self) -> bool:
         """Whether all that was written is known to be durable."""
-        return self.broken is None and not self._staged and self._pending is None
+        return self.broken is None and not self._staged and not self._pending
+
+    @property
+    def batch(self) -> int:
+        """The batch that what is written now belongs to."""
+        return self._batches
+
+    def stands(self, batch: int) -> bool:
+        """Whether a batch became durable, whatever failed after it."""
+        return batch < self._durable
+
+    def untell(self, kind: type[Event], prompt_id: str) -> bool:
+        """Take an announcement about a prompt back when a great many wait; False when few do, or it is out already.
+
+        Readers who hear nothing for long then miss prompts that came and went meanwhile, instead of all of them being kept.
+        """
+        if self.outbox is None or len(self.outbox) < NEWS_KEPT:
+            return False
+        for news in self.outbox:
+            if news[1] is kind and news[4] == (prompt_id,):
+                self.outbox.remove(news)
+                return True
+        return False
 
     def write(self, body: Body) -> None:
         """Take a record into the state now; it goes to the journal with the next `flush` or `commit`."""
@@ -63,12 +95,12 @@ class Writer:
         self._staged.append(body)
 
     def announce(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> None:
-        """Have an event published once everything written so far is durable."""
-        self._put((self._number + len(self._staged), kind, turn_id, request_state, fields, ()))
+        """Have an event published once everything written before the next flush is durable."""
+        self._put((self._batches, kind, turn_id, request_state, fields, None))
 
-    def announce_to(self, streams: tuple[Subscription, ...], kind: type[Event], *fields: Any) -> None:
-        """Announce an event outside any turn that these streams hear of too."""
-        self._put((self._number + len(self._staged), kind, None, None, fields, streams))
+    def announce_apart(self, streams: tuple[Subscription, ...], kind: type[Event], *fields: Any) -> None:
+        """Announce an event that says nothing of the view and the running turn, and that these streams hear of too."""
+        self._put((self._batches, kind, None, None, fields, streams))
 
     def flush(self) -> Commit | None:
         """Hand what was written to the journal. What comes back is to be waited for; None: all is durable.
@@ -77,6 +109,7 @@ class Writer:
         """
         if self.broken is not None:
             raise self.broken
+        self._batches += 1
         if self._staged:
             written = contain(self._cell.journal.append, self._cell.id, self._epoch, self._number + 1, tuple(self._staged))
             if isinstance(written, Failure):
@@ -84,16 +117,16 @@ class Writer:
             self._number += len(self._staged)
             self._staged.clear()
             if written is not None:
-                self._pending = written
-            elif self._pending is None:
-                self._durable = self._number
-        return self._pending
+                self._pending += ((written, self._batches),)
+        if self._pending:
+            return self._pending[-1][0]
+        self._durable = self._batches
+        return None
 
     async def commit(self) -> None:
         """Return once everything written is durable and everything announced is published. Raises as `flush` does."""
         while True:
-            if self._staged or self._pending is not None or self.broken is not None:
-                await self._make_durable()
+            await self._make_durable()
             await self.publish_news()
             if self.outbox is None:  # else more was written while handlers were told
                 return
@@ -106,19 +139,37 @@ class Writer:
 
     async def publish_news(self) -> None:
         """Publish what was announced and is durable, in order. An event is taken off before it goes out, so it never goes out twice."""
-        publisher = self.publisher
-        while self.outbox and self.outbox[0][0] <= self._durable:
-            _, kind, turn_id, request_state, fields, streams = self.outbox.popleft()
-            if streams:
-                others, publisher.streams = publisher.streams, publisher.streams + streams
+        publisher, self._telling = self.publisher, True
+        try:
+            while self.outbox and self.outbox[0][0] < self._durable:
+                _, kind, turn_id, request_state, fields, streams = self.outbox.popleft()
+                if streams:
+                    publisher.streams += streams
                 pending = publisher.publish(kind, turn_id, request_state, *fields)
-                publisher.streams = others
-            else:
-                pending = publisher.publish(kind, turn_id, request_state, *fields)
-            if pending is not None:
-                await pending
-        if not self.outbox:
-            self.outbox = None
+                if streams:
+                    publisher.streams = tuple(stream for stream in publisher.streams if stream not in streams)
+                if pending is not None:
+                    await pending
+        finally:
+            if not self.outbox:
+                self.outbox = None
+            self._telling = False
+            self.wake()
+
+    def untold(self) -> Awaitable[None] | None:
+        """What to wait for before the state shows nothing but what readers have heard of, None when it is so now."""
+        behind = self._telling or self.broken is not None or any(news[5] is None for news in self.outbox or ())
+        if not behind or not self._cell.busy:
+            return None
+        if self._told is None:
+            self._told = anyio.Event()
+        return self._told.wait()
+
+    def wake(self) -> None:
+        """Have those look again who wait for what is untold."""
+        if self._told is not None:
+            self._told.set()
+            self._told = None
 
     def move_to(self, cell: Cell, claim: Claim) -> bool:
         """Write for another cell from now on, under its claim; False when the log is not where this writer left it."""
@@ -134,19 +185,24 @@ class Writer:
 
     async def _make_durable(self) -> None:
         try:
-            commit = self.flush()
-            while commit is not None:
-                number = self._number
+            while (commit := self.flush()) is not None:
+                waited, batches = len(self._pending), self._batches
                 await commit.wait()
-                if self._pending is commit:
-                    self._pending = None
-                    number = self._number
-                self._durable = number
-                commit = self.flush()
+                self._pending = self._pending[waited:]
+                self._durable = batches
         except (JournalUnavailable, Fenced) as error:
             broken = self._break(error)
-            await self.publish_news()  # what had become durable before stays, so it is told
+            await self._tell_what_stands()
             raise broken from None
+
+    async def _tell_what_stands(self) -> None:
+        """Publish what became durable before the write that failed."""
+        for commit, batches in self._pending:
+            if isinstance(await attempt(commit.wait()), Failure):
+                break
+            self._durable = batches
+        self._pending = ()
+        await self.publish_news()
 
     def _break(self, error: Exception) -> Exception:
         if self.broken is None:

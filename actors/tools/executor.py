@@ -29,6 +29,7 @@ from ropewalk.actors.tools.results import (
     exception_result,
     invalid_input_result,
     missing_result,
+    settled,
     success_result,
     timeout_result,
     unknown_tool_result,
@@ -255,7 +256,7 @@ async def run_tools(
         await _tell(ended, tool_use, block, seconds)
     elif keys:
         await _run_together(call, list(zip(keys, tool_uses, strict=True)), _Listener(started, ended, report))
-    return [outcomes[key] for key in keys]
+    return settled(tool_uses, outcomes)  # a tool that cancelled the task it ran in took its result along
 
 
 _TimedCall: TypeAlias = Callable[[str, Block, Report | None], Awaitable[tuple[Block, float]]]

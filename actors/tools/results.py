@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ropewalk.actors.messages import Block, error_result
+from ropewalk.actors.messages import Block, copy_of, error_result
 from ropewalk.actors.tools.tool import Errors, is_tool_name
 from ropewalk.actors.validity import BLANK, INTERRUPTED, MAX_DEPTH, is_dict, is_list
 from ropewalk.runtime.supervision import Failure, contain
@@ -86,7 +86,7 @@ def _own_block(block: Any) -> Block | None:
     if key not in _DATA_BLOCKS or _deeper_than(_RESULT_DEPTH, body):
         return None
     encoded = msgspec.json.encode(body)
-    return {key: msgspec.json.decode(encoded) if key == "json" else body}
+    return {key: msgspec.json.decode(encoded) if key == "json" else copy_of(body)}
 
 
 def _deeper_than(levels: int, value: Any) -> bool:
