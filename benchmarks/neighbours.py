@@ -30,7 +30,7 @@ from work import PROMPT, Ear, Load, opened
 __all__ = ["TROUBLES", "others_p99"]
 
 SLOWNESS = 0.05
-"""Seconds the slow reader takes for each event, of which there are ten thousand a second."""
+"""Seconds the slow reader takes for each event, of which there are thousands a second."""
 
 
 @asynccontextmanager

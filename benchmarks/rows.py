@@ -184,9 +184,9 @@ async def coming_and_going(backend: Backend, size: Size) -> list[Line]:
 
 
 async def troubles(backend: Backend, size: Size) -> list[Line]:
-    sessions, seconds = sized(size, 1000, 500, 3), {"full": 2.0, "quick": 1.0, "toy": 0.01}[size]
+    sessions, seconds = sized(size, 1000, 300, 3), {"full": 6.0, "quick": 2.0, "toy": 0.01}[size]
     load = Load(backend, NullModel(backend, pace=0.005), sessions=sessions)
-    medians = await interleaved([Side(trouble, partial(others_p99, trouble, load, seconds)) for trouble in TROUBLES], repetitions(size, 5), warm_up=0)
+    medians = await interleaved([Side(trouble, partial(others_p99, trouble, load, seconds)) for trouble in TROUBLES], repetitions(size, 3), warm_up=0)
     calm = medians["none"]
     lines = [Line(f"{sessions:,} sessions, 5 ms a chunk, evenly over {seconds:g} s: p99 of a turn (ideal 100 ms)", "ms", None, calm, None)]
     beside = {trouble: p99 for trouble, p99 in medians.items() if trouble != "none"}

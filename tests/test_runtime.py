@@ -36,6 +36,7 @@ from ropewalk.runtime.errors import (
 )
 from ropewalk.runtime.event import HandlerFailed
 from ropewalk.runtime.journal import Fault, MemoryJournal
+from ropewalk.runtime.journaled import Journaled
 from ropewalk.runtime.ref import ActorRef
 from ropewalk.runtime.runtime import Runtime, SessionInfo, check_session_id, current_runtime
 from ropewalk.runtime.supervision import Backoff, CancelledItself, RestartPolicy
@@ -664,6 +665,29 @@ async def test_a_fenced_writer_is_dropped_and_the_next_message_claims_anew() -> 
 
         assert await ref.ask(add("x")) == 2
         assert ref.restarts == 0
+
+
+@pytest.mark.anyio
+async def test_records_are_written_all_or_none_and_a_record_that_cannot_be_taken_is_not_written() -> None:
+    class Sum(Probe):
+        async def activate(self, cell: Cell, *, create: bool, **seed: Any) -> Any:
+            return ProbeActor(self, cell, await Journaled[Any].recover(cell, lambda total, number: total + number, 0, create=create))
+
+    async def write_two(actor: ProbeActor) -> Any:
+        return await actor.book.write(2, 3), actor.book.records
+
+    async def write_one_that_is_none(actor: ProbeActor) -> Any:
+        with pytest.raises(TypeError):
+            await actor.book.write(10, "not a number")
+        return actor.book.state, actor.book.records
+
+    async with Runtime() as runtime:
+        ref = await runtime.open("a", Sum())
+        assert await ref.ask(write_two) == (5, 2)
+        assert await ref.ask(write_one_that_is_none) == (5, 2)
+        assert [record.body for record in await runtime.journal.read("a")] == [2, 3]
+        with pytest.raises(UnknownSession, match="there is no probe 'b'"):
+            await runtime.open("b", Sum(), create=False)
 
 
 # Events.

@@ -299,7 +299,7 @@ class TestEveryTurn:
         for turn in session.ended:
             assert turn.ending.raw is None or turn.ending.raw in messages
             for entry in (*turn.before, *turn.at_end, *turn.after):
-                assert told[entry.number - 1].message is entry.message
+                assert told[entry.number - 1].message == entry.message
         for body in session.records:
             if isinstance(body, Settled):
                 assert all(told[entry.number - 1].left_because == body.how for entry in body.aside)

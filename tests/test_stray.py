@@ -1,0 +1,207 @@
+"""What a hostile neighbour tried: each of these once took something down that was not its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+
+from ropewalk import (
+    AgentSpec,
+    HandlerFailed,
+    InvalidOption,
+    JournalUnavailable,
+    MemoryJournal,
+    MessageAdded,
+    Runtime,
+    TextDelta,
+    TurnFailed,
+    WouldDeadlock,
+    tool,
+)
+from ropewalk.actors.validity import is_valid
+from ropewalk.runtime.journal import Fault
+from ropewalk.testing import Reply, ScriptedModel, ToolUse
+
+
+async def await_a_cancelled_task() -> None:
+    """What any client library may do to whoever calls it, on asyncio."""
+    task = asyncio.ensure_future(asyncio.sleep(3600))
+    task.cancel()
+    await task
+
+
+class StrayModel:
+    context_window = None
+
+    async def stream(self, messages: Any, **options: Any) -> AsyncIterator[dict[str, Any]]:
+        yield {"messageStart": {"role": "assistant"}}
+        await await_a_cancelled_task()
+
+
+@tool
+async def stray() -> str:
+    """Cancel the task it runs in."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+    return "never"
+
+
+@tool
+async def pending() -> str:
+    """Cancel the task it runs in, and return before that strikes."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    return "returned"
+
+
+@tool
+async def fine() -> str:
+    """Do well."""
+    return "fine"
+
+
+CALLS = [["stray"], ["pending"], ["stray", "fine"], ["pending", "fine"]]
+
+
+@pytest.mark.parametrize("names", CALLS, ids="+".join)
+def test_a_tool_that_cancels_its_own_task_costs_its_own_result(names: list[str]) -> None:
+    async def main() -> None:
+        async with Runtime() as runtime:
+            model = ScriptedModel([Reply(tool_uses=[ToolUse(name) for name in names]), "after"])
+            session = await runtime.open("bad", AgentSpec(model=model, tools=[stray, pending, fine]))
+            assert str(await session.ask("go")) == "after"
+            assert is_valid(await session.messages())
+            innocent = await runtime.open("innocent", AgentSpec(model=ScriptedModel(["well"])))
+            assert str(await innocent.ask("how are you?")) == "well"
+
+    anyio.run(main, backend="asyncio")
+
+
+def test_a_stray_cancellation_in_a_handler_or_a_model_is_a_failure_of_theirs() -> None:
+    async def main() -> None:
+        async with Runtime() as runtime:
+            innocent = await runtime.open("innocent", AgentSpec(model=ScriptedModel([Reply(text="well", delay=0.05)])))
+            work = await innocent.submit("how are you?")
+            failed: list[HandlerFailed] = []
+            runtime.add_handler(failed.append, kinds={HandlerFailed})
+
+            async def handler(event: object) -> None:
+                await await_a_cancelled_task()
+
+            def sync_handler(event: object) -> None:
+                raise asyncio.CancelledError
+
+            session = await runtime.open("bad", AgentSpec(model=ScriptedModel(["one two"])))
+            session.add_handler(handler, kinds={TextDelta})
+            session.add_handler(sync_handler, kinds={TextDelta})
+            assert str(await session.ask("go")) == "one two"
+            assert len(failed) == 4
+            other = await runtime.open("model", AgentSpec(model=StrayModel()))
+            with pytest.raises(TurnFailed):
+                await other.ask("go")
+            assert await other.messages() == []
+            assert str(await work.result()) == "well"
+
+    anyio.run(main, backend="asyncio")
+
+
+@pytest.mark.anyio
+async def test_what_is_shown_is_a_copy() -> None:
+    model = ScriptedModel(lambda messages: "ok")
+    async with Runtime() as runtime:
+        session = await runtime.open("s", AgentSpec(model=model))
+        session.add_handler(lambda event: event.message["content"].clear(), kinds={MessageAdded})
+        result = await session.ask("one")
+        result.message["content"].clear()
+        async for entry in session.transcript():
+            entry.message["content"].clear()
+        (await session.messages())[0]["content"].clear()
+        await session.ask("two")
+
+        assert is_valid(list(model.requests[-1].messages))
+        assert len(model.requests[-1].messages) == 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", ["stream", "submit"])
+async def test_waiting_without_asking_hides_no_deadlock(way: str) -> None:
+    sessions: dict[str, Any] = {}
+
+    @tool
+    async def delegate() -> str:
+        """Have the other session work, and wait for it."""
+        if way == "stream":
+            async with sessions["b"].stream("sub") as events:
+                async for _ in events:
+                    pass
+        else:
+            await (await sessions["b"].submit("sub")).result()
+        return "done"
+
+    @tool
+    async def back() -> str:
+        """Ask who waits for this."""
+        with pytest.raises(WouldDeadlock):
+            await sessions["a"].ask("question")
+        return "refused"
+
+    async with Runtime() as runtime:
+        for name, given in (("a", delegate), ("b", back)):
+            model = ScriptedModel([Reply(tool_uses=[ToolUse(given.name)]), "end"])
+            sessions[name] = await runtime.open(name, AgentSpec(name=name, model=model, tools=[given]))
+        with anyio.fail_after(10):
+            assert str(await sessions["a"].ask("go")) == "end"
+
+
+@pytest.mark.anyio
+async def test_a_stream_is_entered_once() -> None:
+    async with Runtime() as runtime:
+        session = await runtime.open("s", AgentSpec(model=ScriptedModel(["one", "two"])))
+        stream = session.stream("hi")
+        async with stream:
+            pass
+        with pytest.raises(InvalidOption, match="entered before"):
+            await stream.__aenter__()
+        await anyio.wait_all_tasks_blocked()
+        assert len(await session.messages()) == 2
+
+
+@pytest.mark.anyio
+async def test_a_journal_that_fails_while_the_runtime_is_cancelled_starts_no_turn() -> None:
+    faults: list[Fault] = []
+    journal = MemoryJournal(fault=lambda number: faults.pop() if faults else None)
+    called: list[str] = []
+
+    class Dying:
+        context_window = None
+
+        async def stream(self, messages: Any, **options: Any) -> AsyncIterator[dict[str, Any]]:
+            called.append(messages[-1]["content"][0]["text"])
+            try:
+                yield {"messageStart": {"role": "assistant"}}
+                await anyio.sleep(3600)
+            finally:
+                faults.append("refuse")
+
+    outcomes: list[BaseException] = []
+
+    async def ask(session: Any, text: str) -> None:
+        with pytest.raises(Exception, match=r"refused|closed") as caught:
+            await session.ask(text)
+        outcomes.append(caught.value)
+
+    async with anyio.create_task_group() as tasks, Runtime(journal, grace=0) as runtime:
+        session = await runtime.open("s", AgentSpec(model=Dying()))
+        for text in ("1", "2", "3"):
+            tasks.start_soon(ask, session, text)
+        await anyio.wait_all_tasks_blocked()
+
+    assert len(called) == 1
+    assert sorted(type(error).__name__ for error in outcomes) == [JournalUnavailable.__name__, "RuntimeClosed", "RuntimeClosed"]
