@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from rows import Line
+from rows import ROWS, Line, Size
 
 __all__ = ["Measured", "machine", "merged", "plain", "read_json", "table", "write_json", "write_readme"]
 
@@ -23,10 +23,11 @@ HELD = {True: "held", False: "**missed**", None: "–"}
 
 @attrs.frozen
 class Measured:
-    """A line as it came out on one backend, in the row of this name."""
+    """A line as it came out on one backend, in the row of this name, in a run of this size."""
 
     row: str
     backend: str
+    size: Size
     line: Line
 
 
@@ -72,7 +73,8 @@ def _cells(measured: Measured) -> list[str]:
     line = measured.line
     unit = f" ({line.unit})" if line.unit else ""
     figures = [_figure(value, line.unit) for value in (line.bare, line.handler, line.stream)]
-    return [f"{line.what}{unit}", measured.backend, *figures, _compared(line), _promise(line), HELD[line.held]]
+    quick = "" if measured.size == "full" else f" [{measured.size}]"
+    return [f"{line.what}{unit}{quick}", measured.backend, *figures, _compared(line), _promise(line), HELD[line.held]]
 
 
 HEADER = ["what", "on", "bare", "handler", "stream", "that is (handler; stream)", "promised", ""]
@@ -103,7 +105,7 @@ def read_json(path: Path) -> list[Measured]:
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
     names = [field.name for field in attrs.fields(Line)]
-    return [Measured(line["row"], line["backend"], Line(**{name: _tupled(line[name]) for name in names})) for line in found["lines"]]
+    return [Measured(line["row"], line["backend"], line["size"], Line(**{name: _tupled(line[name]) for name in names})) for line in found["lines"]]
 
 
 def _tupled(value: Any) -> Any:
@@ -112,7 +114,7 @@ def _tupled(value: Any) -> Any:
 
 def write_json(path: Path, measured: Sequence[Measured]) -> None:
     """Every figure, for programs."""
-    lines = [{"row": one.row, "backend": one.backend, **attrs.asdict(one.line), "held": one.line.held} for one in measured]
+    lines = [{"row": one.row, "backend": one.backend, "size": one.size, **attrs.asdict(one.line), "held": one.line.held} for one in measured]
     path.write_text(json.dumps({"machine": machine(), "lines": lines}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -124,5 +126,11 @@ def write_readme(path: Path, measured: Sequence[Measured]) -> None:
     missed = sum(one.line.held is False for one in measured)
     judged = sum(one.line.held is not None for one in measured)
     about = ", ".join(f"{name} {value}" if name not in ("processor", "system") else value for name, value in machine().items())
-    figures = f"Taken on: {about}. Of {judged} lines with a promise {judged - missed} held, {missed} missed it.\n\n{table(measured)}"
+    absent = [row.title for row in ROWS.values() if row.name not in {one.row for one in measured}]
+    notes = [f"Taken on: {about}.", f"Of {judged} lines with a promise {judged - missed} held, {missed} missed it."]
+    if any(one.size != "full" for one in measured):
+        notes.append("Lines marked [quick] come from a run with few repetitions, and are rough.")
+    if absent:
+        notes.append(f"Not measured yet: {'; '.join(absent)}.")
+    figures = f"{' '.join(notes)}\n\n{table(measured)}"
     path.write_text(f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}", encoding="utf-8")

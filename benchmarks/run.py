@@ -43,7 +43,7 @@ def run(names: Sequence[str], backends: Sequence[str], size: Size, *, write: boo
             if backend in ROWS[name].backends:
                 lines = BACKENDS[backend].run(partial(ROWS[name].measure, BACKENDS[backend], size))
                 for line in lines:
-                    measured.append(Measured(name, backend, line))
+                    measured.append(Measured(name, backend, size, line))
                     print(plain(measured[-1]), flush=True)
         if write:
             published = merged(read_json(HERE / "figures.json"), [one for one in measured if one.row == name], list(ROWS))

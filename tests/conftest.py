@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import os
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -55,6 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
             suppress_health_check=[HealthCheck.too_slow],
         )
     settings.load_profile(BUDGET)
+    # A shell that starts a job in the background has it ignore Ctrl-C; the tests of Ctrl-C mean it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("ROPEWALK_MODEL", "ROPEWALK_BACKEND"):
         os.environ.pop(name, None)
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ PAGES = ["README.md", "docs/models.md", "docs/testing.md"]
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 
-def snippets() -> list[tuple[str, str]]:
-    found = []
+def snippets() -> list[Any]:
+    found: list[Any] = []
     for page in PAGES:
         blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
         found += [pytest.param(block, id=f"{page}-{number}") for number, block in enumerate(blocks, 1)]

@@ -112,7 +112,7 @@ class Stage:
     def check_events(self) -> None:
         started = [event.turn_id for event in self.events if isinstance(event, TurnStarted)]
         ended = [event.turn_id for event in self.events if isinstance(event, TurnEnded)]
-        assert sorted(ended) == sorted(set(ended)), "a turn ended twice"
+        assert len(ended) == len(set(ended)), "a turn ended twice"
         assert set(started) <= set(ended), "a turn has no end"
         settled = [event.prompt_id for event in self.events if isinstance(event, PromptSettled)]
         assert len(settled) == len(set(settled)), "a prompt was settled twice"

@@ -9,7 +9,7 @@ from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.ending import announce_end
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Opened, Withdrawn
-from ropewalk.actors.session.settling import Ending, settle
+from ropewalk.actors.session.settling import IN_DOUBT, Ending, settle
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.validity import copied, door
@@ -60,7 +60,7 @@ def settle_left_open(actor: SessionActor) -> None:
     state, writer = actor.state, actor.writer
     if state.turn is not None:
         prompt_ids = state.turn.prompt_ids
-        body = settle(state, state.turn, Ending("cancelled", "cancelled", None, 0, (0, 0, 0)))
+        body = settle(state, state.turn, Ending("cancelled", "cancelled", None, 0, (0, 0, 0), otherwise=IN_DOUBT))
         writer.write(body)
         announce_end(actor, body, None, prompt_ids)
     here = {envelope.prompt_id for envelope in (actor.cell.current, *actor.cell.mailbox.waiting()) if isinstance(envelope, Prompt)}

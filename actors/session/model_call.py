@@ -46,7 +46,7 @@ class ModelCall:
         self.assembly = Assembly(driver.actor.cell.clock.new_id)
         self.cycle = cycle
         self.heard: int | None = 0
-        self.started = driver.actor.cell.clock.monotonic() if retried is None else retried.started
+        self.started: float = driver.actor.cell.clock.monotonic() if retried is None else retried.started
         self._spent = None if retried is None else retried.usage
 
     @property

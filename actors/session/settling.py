@@ -42,6 +42,8 @@ class Ending:
     partial: Message | None = None
     raw: Message | None = None
     results: Mapping[str, Block] = attrs.field(factory=dict[str, Block])
+    otherwise: str = INTERRUPTED
+    """What calls without a result are answered with."""
 
 
 def settle(state: SessionState, turn: OpenTurn, ending: Ending) -> Settled:
@@ -62,7 +64,7 @@ def _closing(state: SessionState, ending: Ending) -> list[Message]:
     """The messages that close a turn whose work so far is kept."""
     if _answered(state):
         return []
-    answers = _answers(state, ending.results, INTERRUPTED)
+    answers = _answers(state, ending.results, ending.otherwise)
     if answers or ending.partial is None:
         return answers
     calls = tool_uses(ending.partial)

@@ -7,9 +7,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; ends the process with its exit status."""
-    from ropewalk.actors import cli
+    from ropewalk.actors.cli import main as run
 
-    cli.main()
+    run()
 
 
 if __name__ == "__main__":
