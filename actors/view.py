@@ -8,6 +8,7 @@ transcript (everything ever said) is the other fold over the same records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import is_
 from typing import Any
 
 import msgspec
@@ -114,6 +115,9 @@ def difference(entries: Sequence[Entry], wanted: Sequence[Message], reason: str,
     Messages that are the same objects keep their entries, the first of several first; the others become new ones, numbered
     from `next_number`.
     """
+    gone = len(entries) - len(wanted)
+    if gone >= 0 and all(map(is_, wanted, [entry.message for entry in entries[gone:]])):
+        return Edit(reason, tuple(entry.number for entry in entries[:gone]))  # the window's way: the oldest leave
     known: dict[int, list[Entry]] = {}
     for entry in reversed(entries):
         known.setdefault(id(entry.message), []).append(entry)

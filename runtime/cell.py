@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -360,7 +361,8 @@ class Cell:
         policy = self.runtime.restart
         self._ledger = (self._ledger or RestartLedger()).failed(self.clock.monotonic(), policy)
         self.restarts += 1
-        log.error("actor_failed", session_id=self.id, restarts=self.restarts, exc_info=error)
+        # Not `exc_info`: a logger may print the locals of every frame with it, which takes long and shows what was said.
+        log.error("actor_failed", session_id=self.id, restarts=self.restarts, error=type(error).__name__, trace="".join(traceback.format_exception(error)))
         if self._ledger.exhausted(policy):
             self.reason = f"{type(error).__name__}: {error}"
             self.drop_waiting(Quarantined(f"{self.id!r} was quarantined: {self.reason}"))

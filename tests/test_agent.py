@@ -296,6 +296,7 @@ async def test_a_tool_that_will_not_stop_is_waited_for_a_while_only(autojump_clo
 
 
 def test_an_event_loop_that_ends_while_a_turn_is_left_behind_takes_it_along() -> None:
+    """Asyncio ends all tasks in any order, so the turn may end as one that was cancelled or as one that failed."""
     agent = silent(Endless())
 
     async def leave() -> None:
@@ -305,7 +306,7 @@ def test_an_event_loop_that_ends_while_a_turn_is_left_behind_takes_it_along() ->
 
     for run in (asyncio.run, lambda coroutine: trio.run(lambda: coroutine)):
         run(leave())
-        assert texts(agent)[:2] == ["Hi", "word"]
+        assert texts(agent) in (["Hi", "word"], [])
         agent.messages.clear()
 
 

@@ -1,87 +1,197 @@
-"""Thousands at once: nothing lost, each session's order kept, and a reader who sleeps costs nobody else anything."""
+"""Five thousand sessions at once: nothing lost, each in its order, and one slow reader costs its buffer and no more."""
 
 from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Sequence
+from typing import Any
 
 import anyio
 import pytest
 import trio
-import trio.testing
 
-from ropewalk import AgentSpec, Gap, MessageAdded, Runtime, SlowReader, TextDelta, TurnEnded
-from ropewalk.actors.messages import text_of
-from ropewalk.testing import ScriptedModel, VirtualClock
+from ropewalk import AgentSpec, Event, Gap, PromptAccepted, PromptSettled, Runtime, SlowReader, Subscription, TextDelta, TurnEnded, TurnStarted
+from ropewalk.actors.messages import Message
+from ropewalk.testing import Reply, ScriptedModel, in_trio
+from talk import said, told, virtual_runtime
 
-SESSIONS, TURNS, BUFFER = 5000, 5, 256
-WORDS = len("message 0 of 1".split())
+pytestmark = pytest.mark.anyio
 
-
-def echo() -> AgentSpec:
-    """An agent that says back what it was told, word by word."""
-    return AgentSpec(name="echo", model=ScriptedModel(lambda messages: text_of(messages[-1]), remember=0))
+SESSIONS, TURNS = 5000, 5
 
 
-async def talk(runtime: Runtime, spec: AgentSpec, number: int) -> None:
-    session = await runtime.open(f"user-{number}", spec)
-    for turn in range(TURNS):
-        result = await session.ask(f"message {turn} of {number}")
-        assert str(result) == f"message {turn} of {number}"
+def echoing(delay: float = 0.0, words: int = 1) -> AgentSpec:
+    """An agent that says what it was told, and how often it was told something."""
+
+    def answer(messages: Sequence[Message]) -> Reply:
+        text = messages[-1]["content"][-1]["text"]
+        return Reply(text=f"{text} {len(messages)}" + " word" * words, delay=delay)
+
+    return AgentSpec(model=ScriptedModel(answer, remember=0))
 
 
-async def crowd(runtime: Runtime) -> None:
-    spec = echo()
-    async with anyio.create_task_group() as tasks:
+class Ledger:
+    """A handler that counts what happens in each session, and notices what happens out of order."""
+
+    def __init__(self) -> None:
+        self.seq: dict[str, int] = {}
+        self.turns: dict[str, list[str | None]] = {}
+        self.accepted: set[str] = set()
+        self.settled: set[str] = set()
+        self.wrong: list[Event] = []
+
+    def __call__(self, event: Any) -> None:
+        last = self.seq.get(event.session_id, 0)
+        if event.seq <= last:
+            self.wrong.append(event)
+        self.seq[event.session_id] = event.seq
+        running = self.turns.setdefault(event.session_id, [])
+        match event:
+            case PromptAccepted():
+                self.accepted.add(event.prompt_id)
+            case PromptSettled():
+                self.settled.add(event.prompt_id)
+            case TurnStarted():
+                running.append(event.turn_id)
+            case TurnEnded() if not running or running[-1] != event.turn_id or event.stop_reason != "end_turn":
+                self.wrong.append(event)
+            case _:
+                pass
+
+
+async def test_five_thousand_sessions_lose_nothing_and_keep_their_order() -> None:
+    spec = echoing()
+    ledger = Ledger()
+    answers: dict[str, list[str]] = {}
+
+    async def talk(number: int) -> None:
+        session = await runtime.open(f"s{number}", spec)
+        turns = [await session.submit(f"{number}.{turn}") for turn in range(TURNS)]
+        answers[session.id] = [str(await turn.result()) for turn in turns]
+
+    async with Runtime() as runtime:
+        runtime.add_handler(ledger, [PromptAccepted, PromptSettled, TurnStarted, TurnEnded])
+        async with anyio.create_task_group() as tasks:
+            for number in range(SESSIONS):
+                tasks.start_soon(talk, number)
+        assert ledger.wrong == []
+        assert len(ledger.settled) == SESSIONS * TURNS
+        assert ledger.accepted == ledger.settled
+        assert {len(turns) for turns in ledger.turns.values()} == {TURNS}
         for number in range(SESSIONS):
-            tasks.start_soon(talk, runtime, spec, number)
-    for number in range(SESSIONS):
-        said = [text_of(message) for message in await runtime.find(f"user-{number}").messages()]
-        assert said == [f"message {turn} of {number}" for turn in range(TURNS) for _ in ("asked", "answered")]
+            expected = [f"{number}.{turn} {2 * turn + 1} word" for turn in range(TURNS)]
+            assert answers[f"s{number}"] == expected
+            view = await runtime.find(f"s{number}").messages()
+            assert view == [message for turn in range(TURNS) for message in (told(f"{number}.{turn}"), said(expected[turn]))]
+        statistics = runtime.statistics()
+        assert (statistics.known, statistics.resident, statistics.busy, statistics.quarantined, statistics.restarts) == (SESSIONS, SESSIONS, 0, 0, 0)
+    assert runtime.report is not None
+    assert runtime.report.cancelled == ()
 
 
-def test_of_five_thousand_sessions_none_loses_a_word() -> None:
-    async def main() -> None:
-        async with Runtime() as runtime:
-            await crowd(runtime)
+async def crowd(runtime: Runtime, sessions: int, turns: int, spec: AgentSpec) -> None:
+    """So many sessions with so many turns each, one after the other."""
 
-            assert runtime.statistics().known == SESSIONS
-            assert runtime.statistics().busy == 0
-        assert runtime.report is not None
-        assert runtime.report.cancelled == ()
+    async def talk(number: int) -> None:
+        session = await runtime.open(f"s{number}", spec)
+        for turn in range(turns):
+            assert str(await session.ask(f"{number}.{turn}")).startswith(f"{number}.{turn} ")
 
-    anyio.run(main, backend="asyncio")  # the other test here is the same on trio
+    async with trio.open_nursery() as nursery:
+        for number in range(sessions):
+            nursery.start_soon(talk, number)
 
 
-def test_a_reader_of_one_event_a_second_is_bounded_and_holds_nobody_up() -> None:
-    async def main() -> None:
-        async with Runtime(clock=VirtualClock(1)) as runtime:
-            dropping = runtime.events.subscribe(kinds={TextDelta}, buffer=BUFFER, overflow="drop_oldest")
-            joining = runtime.events.subscribe(kinds={TextDelta}, buffer=BUFFER, overflow="coalesce")
-            keeping = runtime.events.subscribe(kinds={MessageAdded, TurnEnded}, buffer=BUFFER, overflow="coalesce")
-            got: list[object] = []
+async def read_slowly(subscription: Subscription, read: list[Event]) -> None:
+    """One event a second."""
+    async for event in subscription:
+        read.append(event)
+        await trio.sleep(1)
 
-            async def read() -> None:
-                while True:
-                    if (event := dropping.take()) is not None:
-                        got.append(event)
-                    await trio.sleep(1)
 
-            async with dropping, joining, keeping, anyio.create_task_group() as tasks:
-                tasks.start_soon(read)
-                started = trio.current_time()
-                await crowd(runtime)
-                assert trio.current_time() - started < 5, "the crowd waited for the reader"
-                for reader in (dropping, joining, keeping):
-                    assert reader.statistics().buffered <= BUFFER
-                # One that cannot keep all it asked for, and may lose none of it, is let go.
-                assert not keeping.statistics().connected
-                with pytest.raises(SlowReader):
-                    async for _ in keeping:
-                        pass
-                tasks.cancel_scope.cancel()
+@pytest.mark.parametrize("overflow", ["drop_oldest", "coalesce"])
+def test_one_reader_who_reads_one_event_a_second_holds_its_buffer_and_no_more(overflow: Any) -> None:
+    published = 0
+    most = 0
 
-            while (event := dropping.take()) is not None:
-                got.append(event)
-            gaps = sum(event.dropped for event in got if isinstance(event, Gap))
-            heard = sum(isinstance(event, TextDelta) for event in got)
-            assert gaps + heard == SESSIONS * TURNS * WORDS
+    @in_trio
+    async def run() -> None:
+        nonlocal published, most
+        read: list[Event] = []
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        def watch(event: Event) -> None:
+            nonlocal published, most
+            published += 1
+            most = max(most, subscription.statistics().buffered)
+
+        async with virtual_runtime() as runtime, runtime.events.subscribe([TextDelta], buffer=256, overflow=overflow) as subscription:
+            runtime.add_handler(watch, [TextDelta])
+            with trio.CancelScope() as reading:
+                async with trio.open_nursery() as nursery:
+                    outcome: list[BaseException] = []
+
+                    async def reader() -> None:
+                        try:
+                            await read_slowly(subscription, read)
+                        except SlowReader as error:
+                            outcome.append(error)
+
+                    nursery.start_soon(reader)
+                    began = trio.current_time()
+                    await crowd(runtime, SESSIONS // 5, TURNS, echoing(delay=10, words=3))
+                    assert trio.current_time() - began == 10 * TURNS, "nobody waited for the reader"
+                    reading.cancel()
+            statistics = subscription.statistics()
+            assert most <= 256
+            if overflow == "drop_oldest":
+                assert statistics.connected
+                assert statistics.delivered + statistics.buffered + statistics.dropped == published == SESSIONS * 5
+                gaps = [event for event in [*read, *iter(subscription.take, None)] if isinstance(event, Gap)]
+                assert sum(gap.dropped for gap in gaps) == statistics.dropped > published - 400
+            else:
+                assert not statistics.connected, "deltas of a thousand sessions cannot be joined to two hundred and fifty-six"
+
+    run()
+
+
+@in_trio
+async def test_a_reader_of_one_session_gets_all_its_text_however_slow() -> None:
+    async with virtual_runtime() as runtime:
+        spec = echoing(delay=1, words=400)
+        session = await runtime.open("me", spec)
+        async with runtime.events.subscribe([TextDelta], "me", buffer=16, overflow="coalesce") as subscription:
+            answers = [str(await session.ask(f"{turn}")) for turn in range(10)]
+            read = [event.to_dict()["text"] for event in iter(subscription.take, None)]
+        assert "".join(read) == "".join(answers)
+        assert len(read) <= 16
+
+
+def test_what_a_slow_reader_misses_is_not_kept() -> None:
+    """Forty thousand deltas go by; keeping them would take megabytes."""
+
+    def kept(overflow: Any) -> int:
+        sizes: list[int] = []
+
+        @in_trio
+        async def run() -> None:
+            async with virtual_runtime() as runtime:
+                reader = None if overflow is None else runtime.events.subscribe([TextDelta], buffer=256, overflow=overflow)
+                if reader is not None:
+                    await reader.__aenter__()
+                tracemalloc.start()
+                try:
+                    await crowd(runtime, 50, 20, echoing(words=38))
+                    gc.collect()
+                    sizes.append(tracemalloc.get_traced_memory()[0])
+                finally:
+                    tracemalloc.stop()
+                    if reader is not None:
+                        reader.close()
+
+        run()
+        return sizes[0]
+
+    alone = kept(None)
+    for overflow in ("drop_oldest", "coalesce"):
+        assert kept(overflow) - alone < 400_000

@@ -65,6 +65,7 @@ class Prompt(Envelope):
             self.accepted.settle(None)
         for stream in self.streams:
             stream.end()
+        self.streams = ()  # each of them holds this prompt: together they would be garbage only the collector finds
 
 
 def prompt_messages(prompt: object) -> list[Message]:
