@@ -14,7 +14,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run conversations test test-long check format bench clean moved
+.PHONY: help run conversations test coverage test-long check format bench clean moved
 
 help: ## print these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -25,9 +25,13 @@ run: $(VENV)/.core ## the tour: the guide's steps, an overflow, 800 real convers
 
 conversations: $(CONVERSATIONS)/.made ## fetch the real conversations that the tour and some tests play (about 20 MB)
 
-test: $(VENV)/.dev ## every test, with a small number of examples a law, and the coverage gate
+test: $(VENV)/.dev ## every test, with a small number of examples a law
 	@$(MAKE) --no-print-directory --silent conversations || true
-	@$(PYTEST) $(if $(ARGS),,--cov --cov-report=term) $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+coverage: $(VENV)/.dev ## the same with the coverage gate; being watched, the tests take twice as long
+	@$(MAKE) --no-print-directory --silent conversations || true
+	@$(PYTEST) -o faulthandler_timeout=300 --cov --cov-report=term $(ARGS)
 
 test-long: $(VENV)/.dev ## the same laws with thirty times the examples (ROPEWALK_SEED=N to repeat a run)
 	@$(MAKE) --no-print-directory --silent conversations || true

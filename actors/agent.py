@@ -42,7 +42,7 @@ from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption
 from ropewalk.runtime.journal import Journal
 from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime
-from ropewalk.runtime.supervision import Failure, attempt
+from ropewalk.runtime.supervision import Failure, attempt, contain
 
 __all__ = ["Agent", "DirectTool", "DirectTools", "SpecOptions"]
 
@@ -385,8 +385,8 @@ class Agent:
         """See that callbacks hear the end of a turn that could publish none."""
         for handler in stay.handlers:
             if isinstance(handler.callback, TurnCallbacks) and not stay.cell.busy:
-                told = handler.callback.broke_off(error)
-                if told is not None:
+                told = contain(handler.callback.broke_off, error)
+                if told is not None and not isinstance(told, Failure):
                     await attempt(told)
 
     def _as_own(self, spec: AgentSpec) -> OwnSpec:

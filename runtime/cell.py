@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -139,7 +139,7 @@ def refuse_deadlock(cell: Cell) -> None:
 
 
 @contextlib.contextmanager
-def waiting_for(cell: Cell, envelope: Envelope) -> Iterator[None]:
+def waiting_for(cell: Cell, envelope: Envelope) -> Generator[None]:
     """While it lasts, the calling code waits for a message it sent without waiting; raises `WouldDeadlock` where that would be for ever."""
     refuse_deadlock(cell)
     around, before = _working.get(), envelope.waited_by

@@ -34,15 +34,18 @@ __all__ = [
     "wait",
 ]
 
+
 @tool
 async def echo(text: str = "echo") -> str:
     """Say the text again."""
     return text
 
+
 @tool
 async def fail(text: str = "no") -> str:
     """Fail."""
     raise RuntimeError(text)
+
 
 @tool
 async def wait(seconds: float = 3600.0) -> str:
@@ -50,20 +53,24 @@ async def wait(seconds: float = 3600.0) -> str:
     await anyio.sleep(seconds)
     return "waited"
 
+
 @tool
 async def note(key: str, context: ToolContext) -> str:
     """Write the key into the request state."""
     context.request_state[key] = True
     return "noted"
 
+
 def agent(replies: Any = (), *, tools: Sequence[Any] = (echo, fail, wait, note), **options: Any) -> AgentSpec:
     """An agent whose model plays these replies."""
     model = replies if hasattr(replies, "stream") else ScriptedModel(replies)
     return AgentSpec(model=model, tools=tools, **options)
 
+
 def virtual_runtime(**options: Any) -> Runtime:
     """A runtime for virtual time: nothing of it depends on the real clock or on threads."""
     return Runtime(**{"clock": VirtualClock(7), "sync_calls": "inline", **options})
+
 
 class Gate:
     """A door that a test holds shut: what arrives waits until it is opened."""
@@ -85,27 +92,34 @@ class Gate:
         self._reached.set()
         await self._open.wait()
 
+
 # What messages hold.
+
 
 def told(*blocks: str | Block) -> Message:
     """A user message."""
     return {"role": "user", "content": [{"text": block} if isinstance(block, str) else block for block in blocks]}
 
+
 def said(*blocks: str | Block) -> Message:
     """An assistant message."""
     return {"role": "assistant", "content": [{"text": block} if isinstance(block, str) else block for block in blocks]}
+
 
 def calls(name: str, tool_use_id: str, **tool_input: Any) -> Block:
     """A tool call block."""
     return {"toolUse": {"toolUseId": tool_use_id, "name": name, "input": tool_input}}
 
+
 def result_block(tool_use_id: str, text: str, status: str = "success") -> Block:
     """A tool result block."""
     return {"toolResult": {"toolUseId": tool_use_id, "status": status, "content": [{"text": text}]}}
 
+
 def results(*pairs: tuple[str, str] | tuple[str, str, str]) -> Message:
     """A user message of tool results: each is an id, a text, and a status where it is not success."""
     return told(*[result_block(*pair) for pair in pairs])
+
 
 def kinds(events: Iterable[Event]) -> list[str]:
     """The names of the kinds of these events, neighbours of one kind once."""
@@ -116,7 +130,9 @@ def kinds(events: Iterable[Event]) -> list[str]:
             names.append(name)
     return names
 
+
 # What a session holds.
+
 
 def journal_of(session: Session) -> MemoryJournal:
     """The journal a session is kept in."""
@@ -124,12 +140,14 @@ def journal_of(session: Session) -> MemoryJournal:
     assert isinstance(journal, MemoryJournal)
     return journal
 
+
 async def replayed(session: Session) -> SessionState:
     """The state that the session's records give."""
     state = SessionState()
     for record in await session.runtime.journal.read(session.id):
         state.apply(record.body)
     return state
+
 
 async def assert_sound(session: Session) -> None:
     """The session is idle, a model may be shown its view, and its journal says the same as its memory."""
@@ -146,6 +164,7 @@ async def assert_sound(session: Session) -> None:
     assert actor.writer.is_durable
     assert actor.state.view.entries == state.view.entries
     assert (actor.state.next_entry, actor.state.turns, actor.state.cycles, actor.state.usage) == (state.next_entry, state.turns, state.cycles, state.usage)
+
 
 async def transcript(session: Session) -> list[tuple[Message, str | None]]:
     """Everything ever said, each with why it left the view, None where it is in it."""

@@ -955,6 +955,21 @@ def test_agents_that_would_wait_for_each_other_are_told_so() -> None:
     assert came == ["WouldDeadlock", "second"]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("around", [True, False], ids=["runtime", "none"])
+async def test_tools_are_called_from_async_code_with_a_record_and_without(around: bool) -> None:
+    agent = silent(tools=[note])
+
+    async with Runtime() if around else nullcontext():
+        recorded = await agent.tool.note.invoke_async(text="x")
+        unrecorded = await agent.tool.note.invoke_async(text="y", record_direct_tool_call=False)
+
+    assert [result["content"] for result in (recorded, unrecorded)] == [[{"text": "x"}], [{"text": "y"}]]
+    assert [message["role"] for message in agent.messages] == ["user", "assistant"] * 2
+    assert repr(agent.tool.note) == f"<tool 'note' of {agent!r}>"
+    assert await agent.tool.note.invoke_async(text=7) == agent.messages[6]["content"][0]["toolResult"]
+
+
 # Names, journals, closing ---------------------------------------------------------------------------------------------
 
 
@@ -1010,7 +1025,14 @@ def test_a_journal_that_fails_fails_the_call_and_the_next_one_goes_on() -> None:
         writes = write + 1
         return "refuse" if write == failing else None
 
-    agent = Agent(model=counting(), journal=MemoryJournal(fault=fault), callback_handler=lambda **event: heard.append(event))
+    def listen(**event: Any) -> Any:
+        heard.append(event)
+        if "force_stop" in event and clumsy:
+            raise RuntimeError("no")
+        return anyio.lowlevel.checkpoint() if "force_stop" in event else None
+
+    clumsy = False
+    agent = Agent(model=counting(), journal=MemoryJournal(fault=fault), callback_handler=listen)
     agent("a")
 
     heard.clear()
@@ -1024,6 +1046,11 @@ def test_a_journal_that_fails_fails_the_call_and_the_next_one_goes_on() -> None:
         agent("c")
     assert heard[0] == {"init_event_loop": True}
     assert heard[-1] == {"force_stop": True, "force_stop_reason": str(raised.value)}
+
+    clumsy, failing = True, writes + 2  # one more for what the lost turn left open
+    with pytest.raises(JournalUnavailable):
+        agent("e")
+    assert "force_stop" in heard[-1]
 
     assert agent("d").stop_reason == "end_turn"
     assert texts(agent)[:2] == ["a", "1"]

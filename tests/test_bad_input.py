@@ -63,7 +63,7 @@ class unchanged:  # noqa: N801  # reads as a statement of what holds
 
     def _work(self) -> Any:
         """What the session has done, without the messages it was sent and refused."""
-        return attrs.evolve(self._session.statistics(), mailbox=None)  # type: ignore[arg-type]
+        return attrs.evolve(self._session.statistics(), mailbox=None)
 
 
 @pytest.fixture
@@ -83,6 +83,13 @@ def circle() -> dict[str, Any]:
     ring: dict[str, Any] = {}
     ring["ring"] = ring
     return ring
+
+
+async def send(session: Session, way: str, prompt: Any, **options: Any) -> None:
+    """Send a prompt one way or the other; a stream refuses what is wrong before it is entered."""
+    sent = getattr(session, way)(prompt, **options)
+    if way != "stream":
+        await sent
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------
@@ -147,11 +154,9 @@ async def test_a_prompt_that_is_none(session: Session, way: str, which: str) -> 
     prompt, text = PROMPTS[which]
     async with unchanged(session):
         with pytest.raises(InvalidPrompt, match=text) as caught:
-            if way == "stream":
-                session.stream(prompt)
-            else:
-                await getattr(session, way)(prompt)
-        assert "a list of content blocks such as [{'text': '...'}]" in str(caught.value) or "toolResult" in str(caught.value) or "only the model" in str(caught.value)
+            await send(session, way, prompt)
+        said_so = str(caught.value)
+        assert "a list of content blocks such as [{'text': '...'}]" in said_so or "this session" in said_so or "only the model" in said_so
 
 
 class Word(enum.StrEnum):
@@ -188,10 +193,7 @@ async def test_a_request_state_that_is_not_json(session: Session, way: str, whic
     state, text = STATES[which]
     async with unchanged(session):
         with pytest.raises(InvalidRequestState, match=text):
-            if way == "stream":
-                session.stream("hi", request_state=state)
-            else:
-                await getattr(session, way)("hi", request_state=state)
+            await send(session, way, "hi", request_state=state)
 
 
 @pytest.mark.parametrize("wrong", ["latest", "", "QUEUE", 5, ["queue"]], ids=repr)
@@ -221,7 +223,7 @@ async def test_streams_and_subscriptions_of_what_is_no_event(session: Session) -
                 with pytest.raises(InvalidOption, match=r"kinds is a list of event types, such as \[TextDelta, TurnEnded\], not"):
                     subscribe(wrong)
         with pytest.raises(InvalidOption, match="on_leave is 'continue' or 'cancel', not 'wait'"):
-            session.stream("hi", on_leave="wait")  # type: ignore[arg-type]
+            session.stream("hi", on_leave="wait")
 
 
 # --- handlers ---------------------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ async def test_a_handler_that_is_not_callable(session: Session, wrong: Any) -> N
         with pytest.raises(InvalidHandler):
             agent(handlers=wrong)
         with pytest.raises(InvalidHandler, match="not callable"):
-            Agent(model=ScriptedModel([]), callback_handler=wrong or "none")  # type: ignore[arg-type]
+            Agent(model=ScriptedModel([]), callback_handler=wrong or "none")
         assert session.runtime.statistics().events.handlers == 0
 
 
@@ -330,17 +332,17 @@ def right(x: int) -> str:
 TOOLS: dict[str, tuple[Callable[[], Any], str]] = {
     "no annotation": (lambda: tool(unannotated), "tool 'unannotated': parameter 'x' has no annotation; write `x: str`"),
     "starred": (lambda: tool(starred), r"'\*words' cannot be described to a model; take one list"),
-    "no function": (lambda: tool(5), "5 is not a function; write @tool above a function"),  # type: ignore[call-overload]
+    "no function": (lambda: tool(5), "5 is not a function; write @tool above a function"),
     "a class": (lambda: tool(int), "is not a function"),
     "a name": (lambda: tool(name="two words")(right), "a name is 1 to 64 characters"),
     "a timeout": (lambda: tool(timeout=-1)(right), "timeout is -1; it may be a number of seconds above 0, or None"),
     "a concurrency": (lambda: tool(concurrency=0)(right), "concurrency is 0; it may be a whole number above 0, or None"),
-    "a replay": (lambda: tool(replay="maybe")(right), "replay is 'maybe'; it may be"),  # type: ignore[arg-type]
-    "errors": (lambda: tool(errors="none")(right), "errors is 'none'; it may be"),  # type: ignore[arg-type]
+    "a replay": (lambda: tool(replay="maybe")(right), "replay is 'maybe'; it may be"),
+    "errors": (lambda: tool(errors="none")(right), "errors is 'none'; it may be"),
     "no description": (lambda: Tool("a", " ", {"type": "object"}, right), "say in words what the tool does"),
     "a schema": (lambda: Tool("a", "A.", {"type": "string"}, right), 'a tool takes an "object"'),
-    "no schema": (lambda: Tool("a", "A.", 5, right), "the input schema is a int"),  # type: ignore[arg-type]
-    "no call": (lambda: Tool("a", "A.", {"type": "object"}, 5), "give a function of"),  # type: ignore[arg-type]
+    "no schema": (lambda: Tool("a", "A.", 5, right), "the input schema is a int"),
+    "no call": (lambda: Tool("a", "A.", {"type": "object"}, 5), "give a function of"),
 }
 
 

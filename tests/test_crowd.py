@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -60,7 +60,16 @@ class Ledger:
                 pass
 
 
-async def test_five_thousand_sessions_lose_nothing_and_keep_their_order() -> None:
+@pytest.fixture
+def without_collecting() -> Iterator[None]:
+    """Nothing here is garbage in cycles, and looking for it again and again would take a third of the time."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", pytest.param("trio", marks=pytest.mark.long)])
+async def test_five_thousand_sessions_lose_nothing_and_keep_their_order(anyio_backend: Any, without_collecting: None) -> None:
     spec = echoing()
     ledger = Ledger()
     answers: dict[str, list[str]] = {}
@@ -82,8 +91,11 @@ async def test_five_thousand_sessions_lose_nothing_and_keep_their_order() -> Non
         for number in range(SESSIONS):
             expected = [f"{number}.{turn} {2 * turn + 1} word" for turn in range(TURNS)]
             assert answers[f"s{number}"] == expected
-            view = await runtime.find(f"s{number}").messages()
-            assert view == [message for turn in range(TURNS) for message in (told(f"{number}.{turn}"), said(expected[turn]))]
+            session = runtime.find(f"s{number}")
+            assert session.statistics().messages == 2 * TURNS
+            if number % 10 == 0:
+                view = await session.messages()
+                assert view == [message for turn in range(TURNS) for message in (told(f"{number}.{turn}"), said(expected[turn]))]
         statistics = runtime.statistics()
         assert (statistics.known, statistics.resident, statistics.busy, statistics.quarantined, statistics.restarts) == (SESSIONS, SESSIONS, 0, 0, 0)
     assert runtime.report is not None
@@ -139,18 +151,18 @@ def test_one_reader_who_reads_one_event_a_second_holds_its_buffer_and_no_more(ov
 
                     nursery.start_soon(reader)
                     began = trio.current_time()
-                    await crowd(runtime, SESSIONS // 5, TURNS, echoing(delay=10, words=3))
+                    await crowd(runtime, 400, TURNS, echoing(delay=10, words=3))
                     assert trio.current_time() - began == 10 * TURNS, "nobody waited for the reader"
                     reading.cancel()
             statistics = subscription.statistics()
             assert most <= 256
             if overflow == "drop_oldest":
                 assert statistics.connected
-                assert statistics.delivered + statistics.buffered + statistics.dropped == published == SESSIONS * 5
+                assert statistics.delivered + statistics.buffered + statistics.dropped == published == 400 * TURNS * 5
                 gaps = [event for event in [*read, *iter(subscription.take, None)] if isinstance(event, Gap)]
                 assert sum(gap.dropped for gap in gaps) == statistics.dropped > published - 400
             else:
-                assert not statistics.connected, "deltas of a thousand sessions cannot be joined to two hundred and fifty-six"
+                assert not statistics.connected, "deltas of four hundred sessions cannot be joined to two hundred and fifty-six"
 
     run()
 
@@ -168,7 +180,7 @@ async def test_a_reader_of_one_session_gets_all_its_text_however_slow() -> None:
 
 
 def test_what_a_slow_reader_misses_is_not_kept() -> None:
-    """Forty thousand deltas go by; keeping them would take megabytes."""
+    """Ten thousand deltas go by; keeping them would take megabytes."""
 
     def kept(overflow: Any) -> int:
         sizes: list[int] = []
@@ -181,7 +193,7 @@ def test_what_a_slow_reader_misses_is_not_kept() -> None:
                     await reader.__aenter__()
                 tracemalloc.start()
                 try:
-                    await crowd(runtime, 50, 20, echoing(words=38))
+                    await crowd(runtime, 30, 8, echoing(words=38))
                     gc.collect()
                     sizes.append(tracemalloc.get_traced_memory()[0])
                 finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from ropewalk import (
     JournalUnavailable,
     MemoryJournal,
     ModelError,
-    Runtime,
     RopewalkError,
+    Runtime,
     Session,
     SessionActivated,
     Snapshot,
@@ -172,10 +173,8 @@ async def test_what_a_late_reader_is_told_adds_up_to_everything(
 
 async def ask(session: Session, at: float) -> None:
     await trio.sleep(at)
-    try:
+    with contextlib.suppress(RopewalkError):
         await session.ask("go")
-    except RopewalkError:
-        pass
 
 
 # --- single claims ----------------------------------------------------------------------------------------------------

@@ -101,7 +101,17 @@ async def test_an_overflow_is_reduced_and_the_call_made_again() -> None:
         reason, witness = await ask_reduced(session)
         assert reason == "end_turn"
         shown = kinds(witness.events)
-        assert shown == ["PromptAccepted", "TurnStarted", "MessageAdded", "CycleStarted", *["ReductionStarted", "ViewChanged", "ReductionEnded"] * len(model.refused), "TextDelta", "MessageAdded", "TurnEnded", "PromptSettled"]
+        assert shown == [
+            "PromptAccepted",
+            "TurnStarted",
+            "MessageAdded",
+            "CycleStarted",
+            *["ReductionStarted", "ViewChanged", "ReductionEnded"] * len(model.refused),
+            "TextDelta",
+            "MessageAdded",
+            "TurnEnded",
+            "PromptSettled",
+        ]
         for started, ended in zip(witness.of(ReductionStarted), witness.of(ReductionEnded), strict=True):
             assert (started.reason, started.tokens_before) == ("overflow", ended.tokens_before)
             assert ended.tokens_after < ended.tokens_before
@@ -344,15 +354,16 @@ async def test_a_manager_of_ones_own_is_asked_first_in_either_signature(make: Ca
         assert witness.of(StepRestarted) == []
 
 
-def changed_by(change: Callable[[Any], Any]) -> type[ConversationManager]:
-    class Manager(ConversationManager):
-        asked = 0
+class Changing(ConversationManager):
+    """Does something to the messages, and counts how often."""
 
-        async def reduce_context(self, messages: Any, e: Exception | None = None) -> None:
-            type(self).asked += 1
-            change(messages)
+    def __init__(self, change: Callable[[Any], Any]) -> None:
+        self.asked = 0
+        self._change = change
 
-    return Manager
+    async def reduce_context(self, messages: Any, e: Exception | None = None) -> None:
+        self.asked += 1
+        self._change(messages)
 
 
 def fail_to(messages: Any) -> None:
@@ -375,10 +386,10 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
 @pytest.mark.parametrize("how", BAD)
 async def test_a_manager_that_fails_costs_its_own_rung_only(how: str) -> None:
     change, error = BAD[how]
-    manager = changed_by(change)
+    manager = Changing(change)
     model = Window(100)
     async with Runtime() as runtime:
-        session = await runtime.open("me", agent(model, conversation_manager=manager()), messages=talks(10))
+        session = await runtime.open("me", agent(model, conversation_manager=manager), messages=talks(10))
         reason, witness = await ask_reduced(session)
         assert reason == "end_turn"
         assert len(model.refused) > 1
@@ -453,9 +464,9 @@ async def test_the_reductions_of_a_turn_share_one_deadline() -> None:
 
 @in_trio
 async def test_a_manager_that_fails_in_three_turns_is_set_aside() -> None:
-    manager = changed_by(fail_to)
+    manager = Changing(fail_to)
     async with virtual_runtime() as runtime:
-        session = await runtime.open("me", agent(Window(300), conversation_manager=manager()), messages=talks(10))
+        session = await runtime.open("me", agent(Window(300), conversation_manager=manager), messages=talks(10))
         attempts: list[int] = []
         session.add_handler(lambda event: attempts.append(event.attempt), [StepRestarted])
         for turn in range(1, 6):
@@ -551,7 +562,11 @@ async def test_the_window_slides_after_each_turn_before_it_ends() -> None:
             await session.ask(f"{number}?")
         assert await session.messages() == [told("3?"), said("fine"), told("4?"), said("fine")]
         assert kinds(witness.events)[-4:] == ["MessageAdded", "ViewChanged", "TurnEnded", "PromptSettled"]
-        assert [(event.reason, event.removed) for event in witness.of(ViewChanged)] == [("managed", ("e1", "e2")), ("managed", ("e3", "e4")), ("managed", ("e5", "e6"))]
+        assert [(event.reason, event.removed) for event in witness.of(ViewChanged)] == [
+            ("managed", ("e1", "e2")),
+            ("managed", ("e3", "e4")),
+            ("managed", ("e5", "e6")),
+        ]
         assert [because for _, because in await transcript(session)] == ["managed"] * 6 + [None] * 4
         await assert_sound(session)
 

@@ -71,6 +71,11 @@ class GatedModel:
         yield {"messageStop": {"stopReason": "end_turn"}}
 
 
+async def read_all(stream: AsyncIterator[Any], events: list[Any]) -> None:
+    async for event in stream:
+        events.append(event)  # noqa: PERF401  # what was read before it raised is wanted too
+
+
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +136,13 @@ async def test_what_a_caller_holds_is_not_what_the_session_holds() -> None:
 
 
 async def test_tools_run_together_and_answer_in_the_order_of_the_calls() -> None:
-    uses = [ToolUse("wait", {"seconds": 0.02}, id="a"), ToolUse("echo", {"text": "hi"}, id="b"), ToolUse("fail", id="c"), ToolUse("nobody", id="d"), ToolUse("echo", "{", id="e")]
+    uses = [
+        ToolUse("wait", {"seconds": 0.02}, id="a"),
+        ToolUse("echo", {"text": "hi"}, id="b"),
+        ToolUse("fail", id="c"),
+        ToolUse("nobody", id="d"),
+        ToolUse("echo", "{", id="e"),
+    ]
     model = ScriptedModel([Reply(text="let me see", tool_uses=uses), "so it is"])
     async with Runtime() as runtime:
         session = await runtime.open("me", agent(model))
@@ -401,7 +412,17 @@ async def test_a_stream_of_a_turn_with_tools() -> None:
             events = [event async for event in stream]
 
         first = ["ReasoningDelta", "TextDelta", "ToolInputDelta", "MessageAdded", "ToolStarted", "ToolProgress", "ToolEnded", "MessageAdded"]
-        assert kinds(events) == ["PromptAccepted", "TurnStarted", "MessageAdded", "CycleStarted", *first, "CycleStarted", "TextDelta", "MessageAdded", "TurnEnded"]
+        assert kinds(events) == [
+            "PromptAccepted",
+            "TurnStarted",
+            "MessageAdded",
+            "CycleStarted",
+            *first,
+            "CycleStarted",
+            "TextDelta",
+            "MessageAdded",
+            "TurnEnded",
+        ]
         assert [event.data for event in events if isinstance(event, ToolProgress)] == [1, 2]
         added = [event.message for event in events if isinstance(event, MessageAdded)]
         assert added == await session.messages()
@@ -436,7 +457,14 @@ async def test_a_stream_shows_the_kinds_asked_for_and_raw_chunks_only_then() -> 
             assert [event.to_dict()["text"] async for event in stream] == ["a ", "b"]
         async with session.stream("hi", kinds=[ModelChunk]) as stream:
             chunks = [event.to_dict()["chunk"] async for event in stream]
-        assert [next(iter(chunk)) for chunk in chunks] == ["messageStart", "contentBlockDelta", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata"]
+        assert [next(iter(chunk)) for chunk in chunks] == [
+            "messageStart",
+            "contentBlockDelta",
+            "contentBlockDelta",
+            "contentBlockStop",
+            "messageStop",
+            "metadata",
+        ]
         async with session.stream("hi") as stream:
             assert not any([isinstance(event, ModelChunk) async for event in stream])
 
@@ -446,10 +474,9 @@ async def test_a_stream_raises_what_failed_its_turn_after_the_last_event(error: 
     async with Runtime() as runtime:
         session = await runtime.open("me", agent([Reply(text="so far", error=error)]))
         events: list[Any] = []
-        with pytest.raises(raised) as caught:
-            async with session.stream("hi") as stream:
-                async for event in stream:
-                    events.append(event)
+        async with session.stream("hi") as stream:
+            with pytest.raises(raised) as caught:
+                await read_all(stream, events)
         assert isinstance(events[-1], TurnEnded)
         assert (events[-1].stop_reason, events[-1].error) == (None, type(error).__name__)
         with pytest.raises(raised) as again:
@@ -791,7 +818,7 @@ async def test_a_direct_call_joins_a_view_that_ends_in_a_user_message() -> None:
         await session.call_tool("echo", {"text": "hi"})
         first = (await session.messages())[0]
         assert first == told("a", 'agent.tool.echo direct tool call.\nInput parameters: {"text": "hi"}\n')
-        assert [entry.left_because async for entry in session.transcript()][0] == "called"
+        assert (await transcript(session))[0] == (told("a"), "called")
         await assert_sound(session)
 
 
@@ -867,7 +894,17 @@ async def test_an_async_handler_is_awaited_before_the_next_event() -> None:
         session = await runtime.open("me", agent(["a b"]))
         session.add_handler(slow)
         await session.ask("hi")
-        assert heard == ["PromptAccepted", "TurnStarted", "MessageAdded", "CycleStarted", "TextDelta", "TextDelta", "MessageAdded", "TurnEnded", "PromptSettled"]
+        assert heard == [
+            "PromptAccepted",
+            "TurnStarted",
+            "MessageAdded",
+            "CycleStarted",
+            "TextDelta",
+            "TextDelta",
+            "MessageAdded",
+            "TurnEnded",
+            "PromptSettled",
+        ]
 
 
 async def test_a_handler_may_send_another_prompt_but_not_wait_for_it() -> None:
@@ -1148,7 +1185,13 @@ async def test_calls_under_end_turn_are_run_and_those_under_another_reason_are_a
 @pytest.mark.parametrize("before", ["", "so far "])
 async def test_a_model_that_falls_silent_fails_the_turn(before: str) -> None:
     async with virtual_runtime() as runtime:
-        session = await runtime.open("me", agent([Reply(text=[before, "never"] if before else "never", pace=60 if before else 0, delay=0 if before else 1000), "ok"], limits=Limits(stream_idle_seconds=80)))
+        session = await runtime.open(
+            "me",
+            agent(
+                [Reply(text=[before, "never"] if before else "never", pace=60 if before else 0, delay=0 if before else 1000), "ok"],
+                limits=Limits(stream_idle_seconds=80),
+            ),
+        )
         began = trio.current_time()
         if before:
             assert str(await session.ask("go")) == "so far never"

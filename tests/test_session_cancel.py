@@ -14,10 +14,10 @@ from ropewalk.testing import in_trio
 from talk import Witness, assert_sound, said, told, virtual_runtime
 from turns import KINDS, Kind, slow, start
 
+
 async def settle(session: Session, witness: Witness) -> None:
     """Whatever was under way has come to its end: the session is sound, its story is whole, the next prompt works."""
-    while session.status != "idle":
-        await trio.sleep(1)
+    await session.runtime.workers.wait_idle()
     await assert_sound(session)
     witness.check(await session.messages())
     assert str(await session.ask("next")) == "fine"
@@ -105,8 +105,7 @@ def test_a_reader_who_leaves_a_stream_at_any_step(name: str, on_leave: Any) -> N
                     async for _ in events:
                         pass
             left.append(scope.cancelled_caught)
-            while session.status != "idle":
-                await trio.sleep(1)
+            await session.runtime.workers.wait_idle()
             if on_leave == "continue" and witness.of(PromptSettled):
                 assert [event.outcome for event in witness.of(PromptSettled)] == ["end_turn"] * (2 if kind.waiting else 1)
             await settle(session, witness)
@@ -150,8 +149,7 @@ def test_a_turn_that_is_cancelled_at_any_step(name: str, way: str) -> None:
             assert reasons in (["end_turn"], ["cancelled"])
             if way == "turn" and ended and not kind.waiting:
                 assert [event.stop_reason for event in ended] == reasons
-            while session.status != "idle":
-                await trio.sleep(1)
+            await session.runtime.workers.wait_idle()
             if reasons == ["cancelled"] and name in ("text", "slow text"):
                 check_kept(kind, await session.messages(), witness)
             await settle(session, witness)

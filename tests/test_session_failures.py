@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 
@@ -95,7 +96,11 @@ DYING: dict[str, tuple[Any, list[Any]]] = {
     "at once": ([ModelError("down")], []),
     "in mid-answer": ([text("so "), text("far"), ModelError("down")], [said("so far")]),
     "in mid-call": (
-        [{"contentBlockStart": {"start": {"toolUse": {"name": "echo", "toolUseId": "x"}}}}, {"contentBlockDelta": {"delta": {"toolUse": {"input": '{"te'}}}}, ModelError("down")],
+        [
+            {"contentBlockStart": {"start": {"toolUse": {"name": "echo", "toolUseId": "x"}}}},
+            {"contentBlockDelta": {"delta": {"toolUse": {"input": '{"te'}}}},
+            ModelError("down"),
+        ],
         [said('[tool call cut off: echo {"te]')],
     ),
     "after a whole call": (
@@ -305,7 +310,7 @@ def raising(event: Any) -> None:
 
 
 async def raising_late(event: Any) -> None:
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     raise RuntimeError("the secret is 42")
 
 
@@ -382,7 +387,9 @@ async def test_a_handler_added_to_fail_the_turn_does(where: str, handler: Callab
     kind, left = FATAL[where]
     failures: list[Any] = []
     async with Runtime() as runtime:
-        session = await runtime.open("me", agent(lambda messages: "fine" if messages[-1] == told("again") or len(messages) == 5 else Reply(text="first", tool_uses=[USE])))
+        session = await runtime.open(
+            "me", agent(lambda messages: "fine" if messages[-1] == told("again") or len(messages) == 5 else Reply(text="first", tool_uses=[USE]))
+        )
         handle = session.add_handler(handler, [kind], on_error="fail_turn")
         session.add_handler(failures.append, [HandlerFailed])
         error = await ask_and_fail(session, TurnFailed)

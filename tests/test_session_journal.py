@@ -64,7 +64,9 @@ class WatchedJournal(MemoryJournal):
             case MessageAdded():
                 assert self.holds(lambda body: any(entry.id == event.entry_id and entry.message == event.message for entry in entries_of(body)))
             case ViewChanged():
-                assert self.holds(lambda body: any(edit.reason == event.reason for edit in edits_of(body)) or (isinstance(body, Opened) and event.reason == "opened"))
+                assert self.holds(
+                    lambda body: any(edit.reason == event.reason for edit in edits_of(body)) or (isinstance(body, Opened) and event.reason == "opened")
+                )
             case TurnEnded():
                 assert self.holds(lambda body: isinstance(body, Settled) and (body.turn_id, body.stop_reason) == (event.turn_id, event.stop_reason))
             case PromptSettled():
@@ -128,7 +130,11 @@ async def crowd(session: Session) -> None:
 
 
 WAYS = {"ask": ask, "stream": stream, "submit": submit, "cancelled": cancelled, "crowd": crowd}
-RUNS = [("ask", name) for name in KINDS if "journal" not in name] + [(way, "slow text") for way in ("stream", "submit", "cancelled")] + [("cancelled", "two tools"), ("crowd", "endless")]
+RUNS = (
+    [("ask", name) for name in KINDS if "journal" not in name]
+    + [(way, "slow text") for way in ("stream", "submit", "cancelled")]
+    + [("cancelled", "two tools"), ("crowd", "endless")]
+)
 
 
 def kind_of(name: str) -> Kind:
@@ -155,8 +161,7 @@ def test_a_journal_that_fails_at_any_write_of_a_turn(way: str, name: str, fault:
             if kind.waiting:
                 unavailable |= await lost(session.submit("first"))
             unavailable |= await lost(WAYS[way](session))
-            while session.status != "idle":
-                await trio.sleep(1)
+            await session.runtime.workers.wait_idle()
             if journal.failed:
                 assert unavailable or kind.waiting or way in ("crowd", "cancelled"), "the journal failed, and nobody was told"
             await agree(session, witness)
@@ -266,8 +271,7 @@ def test_what_an_asker_is_told_is_what_is_so(way: str) -> None:
             async with trio.open_nursery() as nursery:
                 for number in range(4):
                     nursery.start_soon(send, f"{number}?", number * 0.7)
-            while session.status != "idle":
-                await trio.sleep(1)
+            await session.runtime.workers.wait_idle()
             shown = [message["content"][0]["text"] for message in (await session.messages())[::2]]
             assert sorted(shown) == sorted(text for text, answered in outcomes.items() if answered)
             assert len(outcomes) == 4
@@ -279,7 +283,11 @@ def test_what_an_asker_is_told_is_what_is_so(way: str) -> None:
 @in_trio
 async def test_direct_changes_are_durable_or_did_not_happen() -> None:
     for fault in FAULTS:
-        for change in (lambda session: session.add_messages([told("a"), said("b")]), lambda session: session.call_tool("echo"), lambda session: session.set_messages([])):
+        for change in (
+            lambda session: session.add_messages([told("a"), said("b")]),
+            lambda session: session.call_tool("echo"),
+            lambda session: session.set_messages([]),
+        ):
             journal = WatchedJournal(1, fault, 1.0)
             witness = Witness()
             async with virtual_runtime(journal=journal) as runtime:
