@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from probe import Broken, CountingJournal, Did, Probe, ProbeActor, Standing, add, add_after, chain, crash, crash_after, hang, read, refuse, wait
-from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.cell import Cell, Envelope
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import (
     DuplicateKind,
@@ -371,6 +371,28 @@ async def test_an_idle_actor_keeps_no_message_alive() -> None:
         gc.collect()
 
         assert kept() is None
+
+
+@pytest.mark.anyio
+async def test_a_handled_message_lets_go_of_its_askers_context() -> None:
+    class World:
+        pass
+
+    world = World()
+    kept = weakref.ref(world)
+    variable: contextvars.ContextVar[World] = contextvars.ContextVar("world")
+    asker = contextvars.copy_context()
+    asker.run(variable.set, world)
+    async with Runtime() as runtime:
+        await runtime.open("a", Probe())
+        envelope = asker.run(Envelope, read)
+        del world, asker
+        runtime.cell("a", Probe()).post(envelope)
+        await envelope.outcome.wait()
+        gc.collect()
+
+        assert kept() is None
+        assert envelope.outcome.value == ()
 
 
 @pytest.mark.anyio

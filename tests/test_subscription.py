@@ -299,6 +299,15 @@ def test_a_reader_that_never_reads_keeps_its_buffer_and_one_gap_a_session(sessio
     assert sum(gap.dropped for gap in gaps) == len(published) - 4
 
 
+def test_gaps_side_by_side_are_one() -> None:
+    program = [Publish("a"), Publish("b", 0), *[Publish("a", 0), Publish("b", 0)] * 500]
+
+    _, _, left, _ = play(program, "drop_oldest", 4)
+
+    assert [(event.session_id, event.dropped) for event in left if isinstance(event, Gap)] == [("b", 500), ("a", 498)]
+    assert [type(event) for event in left if not isinstance(event, Gap)] == [MessageAdded, TextDelta, TextDelta, TextDelta]
+
+
 # disconnect.
 
 

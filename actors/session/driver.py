@@ -106,7 +106,7 @@ class TurnDriver:
         self.result: AgentResult | Exception | None = None
         self.results: dict[str, Block] = {}
         self.last_said: Message | None = None
-        self.usage = (0, 0, 0)
+        self.usage: tuple[int, int, int] = (0, 0, 0)
         self.call_to_account: ModelCall | None = None
         self.tool_names: tuple[str, ...] = ()
         self.manager_failed = False

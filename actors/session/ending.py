@@ -10,6 +10,7 @@ from ropewalk.actors.messages import Message, copy_of
 from ropewalk.actors.result import AgentResult, Trace
 from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.settling import Ending, settle
+from ropewalk.actors.turn import Ready
 from ropewalk.runtime.channel import HandlerFault
 from ropewalk.runtime.supervision import Failure, attempt
 
@@ -33,7 +34,7 @@ def conclude(driver: TurnDriver) -> None:
         finish.how,
         finish.stop_reason,
         error,
-        driver.state.turn.cycle if hasattr(driver.state, "turn") else 0,
+        0 if isinstance(driver.state, Ready) else driver.state.turn.cycle,
         driver.usage,
         None if under_way is None else under_way.partial(),
         None if under_way is None else under_way.raw(),

@@ -12,7 +12,7 @@ from ropewalk.actors.conversation import Reduction, SlidingWindowConversationMan
 from ropewalk.actors.conversation.manager import policy_of
 from ropewalk.actors.errors import ContextWindowOverflow
 from ropewalk.actors.events import ReductionEnded, ReductionStarted, StepRestarted
-from ropewalk.actors.messages import tool_results
+from ropewalk.actors.messages import Message, tool_results
 from ropewalk.actors.session.records import Edited
 from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
@@ -131,6 +131,7 @@ async def manage_after_turn(driver: TurnDriver) -> None:
         return
     if policy_of(actor.manager, "apply") == "custom":
         await actor.writer.commit()  # it may take its time: what was said waits for it no longer than for the journal
+    managed: list[Message] | Failure | None = None
     with anyio.move_on_after(driver.reduction_left) as scope:
         managed = await attempt_foreign(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
     if scope.cancelled_caught:

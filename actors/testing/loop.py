@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 import hypothesis.stateful as stateful
@@ -145,7 +145,7 @@ class _StepCounter(trio.abc.Instrument):
 
 
 @contextlib.contextmanager
-def cancelled_at_step(step: int, *, of_anyone: bool = False) -> Iterator[trio.CancelScope]:
+def cancelled_at_step(step: int, *, of_anyone: bool = False) -> Generator[trio.CancelScope]:
     """Cancel the body at the `step`-th step the scheduler gives it, counted from 1; ``cancelled_caught`` of what this gives tells whether it came so far.
 
     :param of_anyone: count the steps of every task, so that a body that only waits is cancelled at each moment of what it waits for.

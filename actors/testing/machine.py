@@ -197,7 +197,7 @@ class SessionMachine(TrioStateMachine):
     @arule(fault=st.sampled_from(["refuse", "lose"]), after=st.integers(0, 3))
     async def break_journal(self, fault: Fault, after: int) -> None:
         """A journal write to come will fail."""
-        self.faults.extend([None] * after + [fault])
+        self.faults.extend((*(None for _ in range(after)), fault))
 
     @arule(which=st.integers(0, 1), record=st.booleans())
     async def call_tool(self, which: int, record: bool) -> None:
