@@ -226,6 +226,19 @@ async def test_streams_and_subscriptions_of_what_is_no_event(session: Session) -
             session.stream("hi", on_leave="wait")
 
 
+async def test_a_stream_that_is_not_entered_or_entered_twice(session: Session) -> None:
+    async with unchanged(session):
+        with pytest.raises(InvalidOption, match=r"async with session.stream\(...\) as events"):
+            await anext(aiter(session.stream("hi")))
+    async with session.stream("hi") as events:
+        with pytest.raises(InvalidOption, match="a new one for each prompt"):
+            await events.__aenter__()
+        assert [event async for event in events]
+    with pytest.raises(InvalidOption, match="a new one for each prompt"):
+        await events.__aenter__()
+    assert session.statistics().turns == 2
+
+
 # --- handlers ---------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,6 +45,7 @@ from ropewalk import (
     WouldDeadlock,
     tool,
 )
+from ropewalk.actors.validity import is_open
 from ropewalk.testing import Reply, ScriptedModel, ToolUse, in_trio
 from talk import Gate, agent, assert_sound, calls, echo, kinds, result_block, results, said, told, transcript, virtual_runtime, wait
 
@@ -703,6 +705,45 @@ async def test_added_messages_wait_for_the_running_turn() -> None:
         await session.add_messages([])
         assert await session.messages() == [told("1?"), said("done"), told("by the way"), said("noted")]
         await assert_sound(session)
+
+
+async def test_in_the_middle_of_a_turn_the_view_is_open() -> None:
+    gate = Gate()
+
+    @tool
+    async def held() -> str:
+        """Wait at the gate."""
+        await gate()
+        return "through"
+
+    async with Runtime() as runtime:
+        session = await runtime.open("me", agent([Reply(tool_uses=[ToolUse("held", id="x")]), "done"], tools=[held]))
+        turn = await session.submit("go")
+        await gate.reached()
+        view = await session.messages()
+        assert view == [told("go"), said(calls("held", "x"))]
+        assert is_open(view)
+        assert (session.status, session.statistics().messages) == ("running", 2)
+        gate.open()
+        await turn.result()
+        await assert_sound(session)
+
+
+async def test_plain_functions_run_in_threads_and_beside_each_other() -> None:
+    meet = threading.Barrier(2, timeout=10)
+
+    @tool
+    def together() -> str:
+        """Wait for the other one."""
+        meet.wait()
+        return str(threading.get_ident())
+
+    async with Runtime() as runtime:
+        session = await runtime.open("me", agent([Reply(tool_uses=[ToolUse("together"), ToolUse("together")]), "done"], tools=[together]))
+        await session.ask("go")
+        names = {block["toolResult"]["content"][0]["text"] for block in (await session.messages())[2]["content"]}
+        assert len(names) == 2
+        assert str(threading.get_ident()) not in names
 
 
 async def test_the_view_can_be_replaced_and_the_transcript_keeps_what_left() -> None:

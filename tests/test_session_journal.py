@@ -303,6 +303,78 @@ async def test_direct_changes_are_durable_or_did_not_happen() -> None:
                 assert str(await session.ask("next")) == "fine"
 
 
+class Odd(MemoryJournal):
+    """A journal with a bug: it raises what no journal may raise, where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where = ""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any]) -> Any:
+        if self.where == "append":
+            raise KeyError("bug")
+        super().append(actor_id, epoch, first, bodies)
+        return self if self.where == "wait" else None
+
+    async def wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyError("bug")
+
+
+@pytest.mark.parametrize("where", ["append", "wait"])
+def test_a_bug_of_a_journal_is_a_journal_that_fails(where: str) -> None:
+    @in_trio
+    async def run() -> None:
+        journal = Odd()
+        async with virtual_runtime(journal=journal) as runtime:
+            session = await runtime.open("me", agent([Reply(text="lost", delay=1)] * 9 + ["fine"]))
+            for _ in range(9):
+                journal.where = where
+                with pytest.raises(JournalUnavailable) as caught:
+                    await (await session.submit("go")).result()
+                assert isinstance(caught.value.__cause__, KeyError)
+                journal.where = ""
+            assert (session.statistics().restarts, session.status) == (0, "idle")
+
+    run()
+
+
+@in_trio
+async def test_an_asker_who_leaves_while_the_session_is_brought_back() -> None:
+    for wait in (0.0, 0.5, 1.0):
+        journal = WatchedJournal(2, "refuse", 1.0)
+        witness = Witness()
+        async with virtual_runtime(journal=journal) as runtime:
+            runtime.add_handler(witness)
+            session = await runtime.open("me", agent(["lost", "fine"]))
+            with pytest.raises(JournalUnavailable):
+                await session.ask("lost")
+            with trio.move_on_after(wait) as scope:
+                await session.ask("go")
+            assert scope.cancelled_caught
+            await runtime.workers.wait_idle()
+            assert await session.messages() == []
+            await agree(session, witness)
+            await session.ask("next")
+            await agree(session, witness)
+
+
+@in_trio
+async def test_a_prompt_is_cancelled_while_the_session_is_brought_back() -> None:
+    journal = WatchedJournal(2, "refuse", 1.0)
+    async with virtual_runtime(journal=journal) as runtime:
+        session = await runtime.open("me", agent(["lost", "fine"]))
+        with pytest.raises(JournalUnavailable):
+            await session.ask("lost")
+        async with session.stream("go") as events:
+            await trio.sleep(0.5)
+            assert await session.cancel()
+            assert (await events.turn.result()).stop_reason == "cancelled"
+        assert await session.messages() == []
+        assert str(await session.ask("next")) == "fine"
+        await assert_sound(session)
+
+
 @in_trio
 async def test_deltas_do_not_wait_for_the_journal_and_messages_do() -> None:
     heard: list[tuple[str, float]] = []

@@ -304,7 +304,7 @@ def test_gaps_side_by_side_are_one() -> None:
 
     _, _, left, _ = play(program, "drop_oldest", 4)
 
-    assert [(event.session_id, event.dropped) for event in left if isinstance(event, Gap)] == [("b", 500), ("a", 498)]
+    assert [(event.session_id, event.dropped) for event in left if isinstance(event, Gap)] == [("b", 499), ("a", 499)]
     assert [type(event) for event in left if not isinstance(event, Gap)] == [MessageAdded, TextDelta, TextDelta, TextDelta]
 
 

@@ -124,9 +124,7 @@ class Session:
         actor = self._actor
         if waits and actor is not None:
             try:
-                commit = actor.writer.flush()
-                if commit is not None:
-                    await commit.wait()
+                await actor.writer.wait_durable()
             except (JournalUnavailable, Fenced):
                 if self._cell.mailbox.withdraw(made):
                     raise  # what its sender is told was not accepted must not run

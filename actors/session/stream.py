@@ -161,6 +161,8 @@ class AskStream:
         return self
 
     async def __anext__(self) -> Event:
+        if self._waiting is None:
+            raise InvalidOption("the prompt is sent when the stream is entered: `async with session.stream(...) as events: async for event in events: ...`")
         return await self._events.__anext__()
 
     def take(self) -> Event | None:

@@ -123,6 +123,12 @@ class Writer:
         self._durable = self._batches
         return None
 
+    async def wait_durable(self) -> None:
+        """Return once everything written so far is durable; publishes nothing. Raises as `flush` does."""
+        commit = self.flush()
+        if commit is not None:
+            await self._wait(commit)
+
     async def commit(self) -> None:
         """Return once everything written is durable and everything announced is published. Raises as `flush` does."""
         while True:
@@ -187,13 +193,18 @@ class Writer:
         try:
             while (commit := self.flush()) is not None:
                 waited, batches = len(self._pending), self._batches
-                await commit.wait()
+                await self._wait(commit)
                 self._pending = self._pending[waited:]
                 self._durable = batches
         except (JournalUnavailable, Fenced) as error:
             broken = self._break(error)
             await self._tell_what_stands()
-            raise broken from None
+            raise broken from broken.__cause__
+
+    async def _wait(self, commit: Commit) -> None:
+        failed = await attempt(commit.wait())
+        if isinstance(failed, Failure):
+            raise self._break(failed.error)
 
     async def _tell_what_stands(self) -> None:
         """Publish what became durable before the write that failed."""
