@@ -162,10 +162,14 @@ class Writer:
             self._telling = False
             self.wake()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the state shows anything that readers have not heard of."""
+        return self._telling or self.broken is not None or any(news[5] is None for news in self.outbox or ())
+
     def untold(self) -> Awaitable[None] | None:
         """What to wait for before the state shows nothing but what readers have heard of, None when it is so now."""
-        behind = self._telling or self.broken is not None or any(news[5] is None for news in self.outbox or ())
-        if not behind or not self._cell.busy:
+        if not self.is_behind or not self._cell.busy:
             return None
         if self._told is None:
             self._told = anyio.Event()
