@@ -26,6 +26,7 @@ from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.journal import Journal, JournalStatistics, MemoryJournal
+from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
 
 __all__ = ["Runtime", "RuntimeStatistics", "SessionInfo", "ShutdownReport", "SyncCalls", "check_session_id", "current_runtime", "enclosing_runtime"]
@@ -143,6 +144,7 @@ class Runtime:
         self._cells: dict[str, Cell] = {}
         self._state: Literal["new", "open", "closing", "closed"] = "new"
         self._tasks: anyio.abc.TaskGroup
+        self._services: Services
         self.workers: WorkerPool
         self.backend = ANY_BACKEND
         self._life: AbstractAsyncContextManager[None]
@@ -175,7 +177,7 @@ class Runtime:
     async def _live(self) -> AsyncGenerator[None]:
         await self.journal.open()
         try:
-            async with anyio.create_task_group() as self._tasks:
+            async with anyio.create_task_group() as grounds, self._serving(grounds), anyio.create_task_group() as self._tasks:
                 self.backend = running_backend()
                 self.clock.monotonic = self.backend.now
                 self.workers = WorkerPool(self._tasks, self._parked, self.backend.event)
@@ -198,6 +200,12 @@ class Runtime:
             self._cells.clear()
             with anyio.move_on_after(AFTER_CANCEL_SECONDS, shield=True):
                 await self.journal.close()
+
+    @asynccontextmanager
+    async def _serving(self, tasks: anyio.abc.TaskGroup) -> AsyncGenerator[None]:
+        self._services = Services(tasks)
+        yield
+        await self._services.close(self._grace)
 
     @property
     def is_open(self) -> bool:
@@ -311,6 +319,13 @@ class Runtime:
         if found is None:
             found = self.resources[key] = make()
         return found
+
+    async def service(self, owner: object, make: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+        """Something shared that has a life of its own: ``make()`` is entered at the first use for `owner`, and left when the last actor has ended.
+
+        Raises what entering it raised; the next use tries again.
+        """
+        return await self._services.use(owner, make)
 
     def start(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Run something that belongs to the runtime beside its actors, under its tree and in a clean context. Its failure closes the runtime."""

@@ -17,7 +17,10 @@ class Model(Protocol):
     """A provider of answers.
 
     `context_window` is how many tokens a request may have, None when unknown. A model may also have
-    ``async def count_tokens(messages, *, system_prompt=None, tool_specs=()) -> int``.
+
+    - ``async def count_tokens(messages, *, system_prompt=None, tool_specs=()) -> int``;
+    - ``def serving() -> AbstractAsyncContextManager``, for what it needs while it is in use, such as a client or a child
+      process: each runtime enters it before its first call of this model and leaves it when its last turn has ended.
     """
 
     @property

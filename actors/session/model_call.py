@@ -76,6 +76,9 @@ class ModelCall:
     async def _consume(self) -> None:
         driver = self._driver
         actor, spec = driver.actor, driver.actor.spec
+        serving = getattr(spec.model, "serving", None)
+        if serving is not None:
+            await actor.cell.runtime.service(spec.model, serving)
         stream = spec.model.stream(actor.state.view.messages, system_prompt=spec.system_prompt, tool_specs=spec.tools.specs)
         watchdog = actor.watchdog if driver.silence else None
         if watchdog is not None:
