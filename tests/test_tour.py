@@ -184,7 +184,7 @@ def test_in_a_terminal_there_is_colour_and_a_bar_and_no_line_is_wider_than_it(pa
     shown = written.getvalue()
     lines = ESCAPE.sub("", shown).replace("\r", "\n").splitlines()
     assert "\x1b[32m" in shown
-    assert "10 sessions streaming" in shown
+    assert re.search(r"\d+ sessions streaming", shown)
     assert max(map(len, lines)) <= WIDTH
 
 
