@@ -294,7 +294,7 @@ SPECS: dict[str, tuple[type[RopewalkError], dict[str, Any], str]] = {
     "no ladder": (InvalidOption, {"ladder": 5}, "ladder is a sequence of rungs"),
     "a rung there is not": (InvalidOption, {"ladder": ["clip", "chop"]}, "one of 'clip', .* not 'chop'"),
     "model": (InvalidOption, {"model": object()}, r"is not a model: it has no stream\(\) method"),
-    "a model there is not": (NoModel, {"model": "openai:x"}, "no provider for 'openai:x'"),
+    "a model there is not": (NoModel, {"model": "nobody:x"}, "no provider for 'nobody:x'"),
     "no model": (NoModel, {"model": None}, "no model was named: pass model="),
     "tools": (InvalidTool, {"tools": [5]}, "5 is not a tool; give functions decorated with @tool"),
     "a plain function": (InvalidTool, {"tools": [len]}, "decorate it with @tool"),

@@ -46,22 +46,28 @@ class Model(Protocol):
 
 
 HOW_TO_NAME_ONE = (
-    "pass model=..., an object with an async stream() method of Converse chunks (docs/models.md shows one in thirty lines), "
-    "or ropewalk.testing.ScriptedModel([...]) to play a script"
+    "pass model='openai:NAME' (any server that speaks OpenAI's chat completions; pip install 'ropewalk[openai]'), an object with an "
+    "async stream() method of Converse chunks (docs/models.md shows one in thirty lines), or ropewalk.testing.ScriptedModel([...]) to play a script"
 )
 
 
 def resolve(model: object) -> Model:
     """The model that an agent's `model` argument names.
 
-    None takes what ``$ROPEWALK_MODEL`` names. Raises `NoModel` when nothing is named or the provider is not part of this
-    version, `InvalidOption` for what is no model.
+    A string is ``provider:name``; ``openai:NAME`` is `OpenAIModel(NAME)`. None takes what ``$ROPEWALK_MODEL`` names. Raises
+    `NoModel` when nothing is named, the provider is not part of this version, or it lacks its extra or its key, and
+    `InvalidOption` for what is no model.
     """
     if model is None:
         model = os.environ.get("ROPEWALK_MODEL") or None
     if model is None:
         raise NoModel(f"no model was named: {HOW_TO_NAME_ONE}")
     if isinstance(model, str):
+        provider, _, name = model.partition(":")
+        if provider == "openai":
+            from ropewalk.actors.models.openai import OpenAIModel
+
+            return OpenAIModel(name)
         raise NoModel(f"this version has no provider for {model!r}: {HOW_TO_NAME_ONE}")
     if not callable(getattr(model, "stream", None)):
         raise InvalidOption(f"{model!r:.200} is not a model: it has no stream() method; {HOW_TO_NAME_ONE}")

@@ -1,0 +1,127 @@
+"""The official client, one for each event loop and set of connection settings, and what its errors mean.
+
+This module needs the extra `openai`; nothing imports it before a model is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import attrs
+import httpx2
+import openai
+from anyio.lowlevel import RunVar
+
+from ropewalk.actors.errors import ModelError
+from ropewalk.actors.models.openai_errors import server_error, stream_error
+
+__all__ = ["Connection", "completion_chunks", "leased_client"]
+
+CLOSE_SECONDS = 1.0
+CONNECT_SECONDS = 10.0
+# As many answers as there are sessions are streamed at once: how many may be is the spec's to say (`model_concurrency`).
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0)
+
+
+@attrs.frozen
+class Connection:
+    """How a server is reached. Models whose connections are equal share a client.
+
+    `timeout` is how many seconds of silence are too many, None for no limit.
+    """
+
+    base_url: str
+    api_key: str = attrs.field(repr=False)
+    organization: str | None = None
+    project: str | None = None
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    timeout: float | None = 600.0
+
+    def client(self) -> openai.AsyncOpenAI:
+        """A new client for the running event loop. It retries nothing: the session does, and says so."""
+        timeout = httpx2.Timeout(self.timeout, connect=CONNECT_SECONDS)
+        return openai.AsyncOpenAI(
+            api_key=self.api_key,
+            base_url=self.base_url,
+            organization=self.organization,
+            project=self.project,
+            default_headers=dict(self.headers),
+            timeout=timeout,
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, limits=LIMITS),
+        )
+
+
+class Lease:
+    """A client and how many use it."""
+
+    __slots__ = ("client", "holders")
+
+    def __init__(self, client: openai.AsyncOpenAI) -> None:
+        self.client = client
+        self.holders = 0
+
+
+_leases: RunVar[dict[Connection, Lease]] = RunVar("ropewalk_openai_clients")
+
+
+@asynccontextmanager
+async def leased_client(connection: Connection) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The running event loop's client for a connection; the first to come makes it, the last to leave closes it."""
+    leases = _leases.get({})
+    _leases.set(leases)
+    lease = leases.get(connection)
+    if lease is None:
+        lease = leases[connection] = Lease(connection.client())
+    lease.holders += 1
+    try:
+        yield lease.client
+    finally:
+        lease.holders -= 1
+        if not lease.holders:
+            del leases[connection]
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                await lease.client.close()
+
+
+async def completion_chunks(connection: Connection, body: Mapping[str, Any], *, model: str, time: Callable[[], float]) -> AsyncGenerator[Any, None]:
+    """The chunks that a server streams for a request, as decoded JSON. Raises `ModelError` and its kin, and nothing else.
+
+    However it is left, the connection of an answer that was not read to its end is closed at once.
+
+    :param time: gives seconds since 1970.
+    """
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(leased_client(connection))
+        try:
+            # Raw chunks: what a server really sent is not forced into the client's classes, whatever it was.
+            stream = await client.post("/chat/completions", cast_to=object, body=dict(body), stream=True, stream_cls=openai.AsyncStream[object])
+            stack.push_async_callback(_close, stream)
+            async for chunk in stream:
+                yield chunk
+        except openai.APIStatusError as error:
+            raise server_error(error.status_code, error.body, error.response.headers, model=model, now=time(), secret=connection.api_key) from error
+        except openai.APITimeoutError as error:
+            raise ModelError(f"{model}: {connection.base_url} did not answer in time{_because(error)}; try again, or give the model a longer timeout=") from error
+        except (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
+            raise ModelError(f"{model}: the connection to {connection.base_url} failed{_because(error)}; check base_url, or try again") from error
+        except openai.APIError as error:
+            raise stream_error(error.body or error.message, model=model, secret=connection.api_key) from error
+        except openai.OpenAIError as error:
+            raise ModelError(f"{model}: the client refused the request: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{model}: the server's stream is malformed: {type(error).__name__}: {error}"[:500]) from error
+
+
+async def _close(stream: openai.AsyncStream[object]) -> None:
+    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+        await stream.close()
+
+
+def _because(error: Exception) -> str:
+    """What lies behind the client's own words, which say no more than that something failed."""
+    cause = error.__cause__ or (None if isinstance(error, openai.APIError) else error)
+    return "" if cause is None else f" ({type(cause).__name__}: {str(cause)[:200]})" if str(cause) else f" ({type(cause).__name__})"
