@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from openai_server import OpenAIServer, Played, called, ended, openai_server, refused, said, texts
@@ -27,14 +28,11 @@ from ropewalk import (
     tool,
 )
 from ropewalk.actors.models import resolve
+from ropewalk.actors.testing.loop import cancelled_at_step
+from ropewalk.actors.validity import is_open, is_valid
+from test_openai_format import message_of, nearly_valid
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": [{"text": "Hello"}]}]
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def model_of(server: OpenAIServer, **options: Any) -> OpenAIModel:
@@ -69,9 +67,7 @@ async def test_a_session_streams_text_and_counts_its_tokens() -> None:
         session = await runtime.open("user-1", spec)
         heard: list[str] = []
         async with session.stream("Hi") as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    heard.append(event.text)
+            heard += [event.text async for event in events if isinstance(event, TextDelta)]
         result = await session.ask("Bye")
 
     assert heard == ["Hel", "lo."]
@@ -186,13 +182,8 @@ async def test_a_stream_that_dies_fails_the_turn_and_leaves_the_history_usable()
 
 
 def test_an_agent_in_sync_code_takes_it_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def served() -> Iterator[str]:
-        """A server in a thread of its own, as the agent's portal has the event loop."""
-        with anyio.from_thread.start_blocking_portal() as portal, portal.wrap_async_context_manager(openai_server(texts("Hello!"))) as server:
-            yield server.url
-
-    for url in served():
-        monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with anyio.from_thread.start_blocking_portal() as portal, portal.wrap_async_context_manager(openai_server(texts("Hello!"))) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
         agent = Agent(model="openai:test-model", callback_handler=None)
 
@@ -246,15 +237,32 @@ async def test_leaving_an_answer_early_closes_its_connection() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_call_cancelled_before_its_first_chunk_closes_its_connection() -> None:
-    async with openai_server(Played(then="hang")) as server:
+@pytest.mark.parametrize("events", [[], [said(content="Once")]], ids=["before its first chunk", "in the middle"])
+async def test_a_cancelled_call_closes_its_connection(events: list[Any]) -> None:
+    async with openai_server(Played(events, then="hang")) as server:
         model = model_of(server)
-        async with model.serving(), anyio.create_task_group() as tasks:
-            tasks.start_soon(answer_of, model)
-            await server.hanging.wait()
-            tasks.cancel_scope.cancel()
-        with anyio.fail_after(5):
-            await server.gone.wait()
+        async with model.serving():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(answer_of, model)
+                await server.hanging.wait()
+                tasks.cancel_scope.cancel()
+            with anyio.fail_after(5):
+                await server.gone.wait()
+
+
+async def test_a_call_cancelled_at_any_step_leaves_no_connection_and_the_next_one_works() -> None:
+    for number in range(1, 200):
+        async with openai_server(*[texts("a", "b", "c")] * 2) as server:
+            model = model_of(server)
+            with cancelled_at_step(number, of_anyone=True) as scope:
+                await answer_of(model)
+            assert text_in(await answer_of(model)) == "abc"
+            with anyio.fail_after(5):
+                while server.open:
+                    await anyio.lowlevel.checkpoint()
+        if not scope.cancelled_caught:
+            break
+    assert 10 < number < 199
 
 
 @pytest.mark.anyio
@@ -271,6 +279,35 @@ async def test_many_answers_are_streamed_at_once() -> None:
                 tasks.start_soon(ask)
 
     assert heard == ["abc"] * 50
+
+
+LINES = st.sampled_from(
+    [
+        "data: {}\n\n",
+        "data: null\n\n",
+        "data:\n\n",
+        ": ping\n\n",
+        "retry: 3\n\n",
+        "event: ping\n\n",
+        "event: thread.x\ndata: {}\n\n",
+        "data: [DONE]\n\n",
+        "\n",
+        "data: ",
+    ]
+)
+EVENTS = LINES | st.text(max_size=10) | nearly_valid() | st.sampled_from([*ended(), *ended("tool_calls"), {"error": {"code": 429}}, {"error": "no"}])
+
+
+@given(st.lists(EVENTS, max_size=6), st.sampled_from(["done", "end", "die"]), st.random_module())
+async def test_whatever_is_streamed_is_a_valid_message_or_a_model_error(events: list[Any], then: Any, schedule: object) -> None:
+    async with openai_server(Played(events, then)) as server:
+        try:
+            made = await answer_of(model_of(server))
+        except ModelError:
+            return
+
+    message, _, _ = message_of(made)
+    assert is_valid([*HELLO, message]) or is_open([*HELLO, message])
 
 
 PLAYED = {
@@ -294,7 +331,7 @@ PLAYED = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("played, words", PLAYED.values(), ids=list(PLAYED))
+@pytest.mark.parametrize(("played", "words"), PLAYED.values(), ids=list(PLAYED))
 async def test_what_goes_wrong_is_a_model_error_that_says_so(played: Played, words: str) -> None:
     async with openai_server(played) as server:
         with pytest.raises(ModelError, match=words) as caught:
@@ -392,6 +429,11 @@ def test_without_the_extra_there_is_no_model(monkeypatch: pytest.MonkeyPatch) ->
         {"timeout": "1"},
         {"params": [1]},
         {"headers": "x"},
+        {"headers": {"X-Team": "r\no"}},
+        {"params": {"stop": {1, 2}, "at": object()}},
+        {"base_url": "http://x:port/v1"},
+        {"base_url": "http://"},
+        {"api_key": "sk-\u00e9"},
     ],
     ids=str,
 )

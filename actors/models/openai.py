@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ropewalk.actors.errors import NoModel
 from ropewalk.actors.messages import Message
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:
     from ropewalk.actors.models.openai_client import Connection
@@ -62,6 +65,8 @@ class OpenAIModel:
         self.model_id = model_id
         self.context_window = context_window
         self.params = _mapping("params", params)
+        if isinstance(fault := contain(msgspec.json.encode, self.params), Failure):
+            raise InvalidOption(f"params are JSON values, as the server takes them: {fault.error}")
         self._connection = _connection(base_url, api_key, organization, project, _mapping("headers", headers), timeout)
         self._clock = Clock()
 
@@ -86,9 +91,7 @@ class OpenAIModel:
         from ropewalk.actors.models.openai_client import completion_chunks
         from ropewalk.actors.models.openai_request import request_body
 
-        body = request_body(
-            self.model_id, messages, system_prompt=system_prompt, tool_specs=tool_specs, tool_choice=tool_choice, params=self.params
-        )
+        body = request_body(self.model_id, messages, system_prompt=system_prompt, tool_specs=tool_specs, tool_choice=tool_choice, params=self.params)
         answer = Answer(self.model_id)
         chunks = completion_chunks(self._connection, body, model=self.model_id, time=self._clock.time)
         async with aclosing(chunks):
@@ -99,7 +102,7 @@ class OpenAIModel:
             yield made
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    async def serving(self) -> AsyncGenerator[None]:
         """Keep the connections to the server open for the calls made in this event loop meanwhile; without it each call opens its own."""
         from ropewalk.actors.models.openai_client import leased_client
 
@@ -113,6 +116,10 @@ def _mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(given or {})
 
 
+def _is_header(text: object) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isprintable()
+
+
 def _connection(
     base_url: str | None, api_key: str | None, organization: str | None, project: str | None, headers: dict[str, str], timeout: float | None
 ) -> Connection:
@@ -121,11 +128,14 @@ def _connection(
     from ropewalk.actors.models.openai_client import Connection
 
     base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-    if not base_url.startswith(("http://", "https://")):
-        raise InvalidOption(f"base_url is where the server is, such as 'http://127.0.0.1:8080/v1', not {base_url!r:.200}")
-    api_key = api_key or os.environ.get("OPENAI_API_KEY")
+    api_key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
     if not api_key:
         raise NoModel(f"{base_url} needs an API key: set $OPENAI_API_KEY, or give api_key=; for a server that asks for none any text will do")
+    if not _is_header(api_key):
+        raise InvalidOption("api_key (or $OPENAI_API_KEY) holds characters that no HTTP header can: is it the key, and all on one line?")
+    for name, value in headers.items():
+        if not (_is_header(name) and _is_header(value)):
+            raise InvalidOption(f"headers are names and values of printable ASCII characters, which {name!r:.100} is not, or its value")
     return Connection(
         base_url=base_url,
         api_key=api_key,

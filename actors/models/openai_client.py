@@ -5,7 +5,7 @@ This module needs the extra `openai`; nothing imports it before a model is made.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from anyio.lowlevel import RunVar
 
 from ropewalk.actors.errors import ModelError
 from ropewalk.actors.models.openai_errors import server_error, stream_error
+from ropewalk.runtime.errors import InvalidOption
 
 __all__ = ["Connection", "completion_chunks", "leased_client"]
 
@@ -39,6 +40,14 @@ class Connection:
     project: str | None = None
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     timeout: float | None = 600.0
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            url = httpx2.URL(self.base_url)
+        except httpx2.InvalidURL as error:
+            raise InvalidOption(f"base_url {self.base_url!r:.200} is no URL: {error}") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InvalidOption(f"base_url is where the server is, such as 'http://127.0.0.1:8080/v1', not {self.base_url!r:.200}")
 
     def client(self) -> openai.AsyncOpenAI:
         """A new client for the running event loop. It retries nothing: the session does, and says so."""
@@ -69,7 +78,7 @@ _leases: RunVar[dict[Connection, Lease]] = RunVar("ropewalk_openai_clients")
 
 
 @asynccontextmanager
-async def leased_client(connection: Connection) -> AsyncIterator[openai.AsyncOpenAI]:
+async def leased_client(connection: Connection) -> AsyncGenerator[openai.AsyncOpenAI]:
     """The running event loop's client for a connection; the first to come makes it, the last to leave closes it."""
     leases = _leases.get({})
     _leases.set(leases)
@@ -87,13 +96,14 @@ async def leased_client(connection: Connection) -> AsyncIterator[openai.AsyncOpe
                 await lease.client.close()
 
 
-async def completion_chunks(connection: Connection, body: Mapping[str, Any], *, model: str, time: Callable[[], float]) -> AsyncGenerator[Any, None]:
+async def completion_chunks(connection: Connection, body: Mapping[str, Any], *, model: str, time: Callable[[], float]) -> AsyncGenerator[Any]:
     """The chunks that a server streams for a request, as decoded JSON. Raises `ModelError` and its kin, and nothing else.
 
     However it is left, the connection of an answer that was not read to its end is closed at once.
 
     :param time: gives seconds since 1970.
     """
+    stream: openai.AsyncStream[object] | None = None
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(leased_client(connection))
         try:
@@ -102,18 +112,25 @@ async def completion_chunks(connection: Connection, body: Mapping[str, Any], *, 
             stack.push_async_callback(_close, stream)
             async for chunk in stream:
                 yield chunk
-        except openai.APIStatusError as error:
-            raise server_error(error.status_code, error.body, error.response.headers, model=model, now=time(), secret=connection.api_key) from error
-        except openai.APITimeoutError as error:
-            raise ModelError(f"{model}: {connection.base_url} did not answer in time{_because(error)}; try again, or give the model a longer timeout=") from error
-        except (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError) as error:
-            raise ModelError(f"{model}: the connection to {connection.base_url} failed{_because(error)}; check base_url, or try again") from error
-        except openai.APIError as error:
-            raise stream_error(error.body or error.message, model=model, secret=connection.api_key) from error
-        except openai.OpenAIError as error:
-            raise ModelError(f"{model}: the client refused the request: {error}") from error
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{model}: the server's stream is malformed: {type(error).__name__}: {error}"[:500]) from error
+        except _RAISED as error:
+            raise _meaning(error, connection, model, time(), "request" if stream is None else "server's stream") from error
+
+
+_RAISED = (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, ValueError, RecursionError)
+"""What the client and the library under it raise, and what reading or writing JSON does."""
+
+
+def _meaning(error: Exception, connection: Connection, model: str, now: float, what: str) -> ModelError:
+    """The error of ours that an error of the client's is; `what` was being worked on."""
+    if isinstance(error, openai.APIStatusError):
+        return server_error(error.status_code, error.body, error.response.headers, model=model, now=now, secret=connection.api_key)
+    if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
+        return ModelError(f"{model}: {connection.base_url} did not answer in time{_because(error)}; try again, or give the model a longer timeout=")
+    if isinstance(error, openai.APIConnectionError | httpx2.HTTPError | httpx2.StreamError):
+        return ModelError(f"{model}: the connection to {connection.base_url} failed{_because(error)}; check base_url, or try again")
+    if isinstance(error, openai.APIError):
+        return stream_error(error.body or error.message, model=model, secret=connection.api_key)
+    return ModelError(f"{model}: the {what} is malformed: {type(error).__name__}: {str(error)[:300]}")
 
 
 async def _close(stream: openai.AsyncStream[object]) -> None:
@@ -124,4 +141,6 @@ async def _close(stream: openai.AsyncStream[object]) -> None:
 def _because(error: Exception) -> str:
     """What lies behind the client's own words, which say no more than that something failed."""
     cause = error.__cause__ or (None if isinstance(error, openai.APIError) else error)
-    return "" if cause is None else f" ({type(cause).__name__}: {str(cause)[:200]})" if str(cause) else f" ({type(cause).__name__})"
+    if cause is None:
+        return ""
+    return f" ({type(cause).__name__}: {str(cause)[:200]})" if str(cause) else f" ({type(cause).__name__})"

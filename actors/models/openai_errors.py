@@ -41,6 +41,7 @@ CURES = {
 
 _N = r"(?P<{}>\d[\d,]*)"
 _TOKENS, _LIMIT, _ANSWER = _N.format("tokens"), _N.format("limit"), _N.format("answer")
+_IN_PROMPT = rf"\D{{0,20}}?{_TOKENS} (?:in|of|from) (?:the |text )*(?:messages|prompt|input)\b"
 
 OVERFLOWS = [
     re.compile(phrase, re.IGNORECASE)
@@ -65,7 +66,7 @@ FIGURES = [
     re.compile(figures, re.IGNORECASE | re.DOTALL)
     for figures in (
         # The prompt and what is to be answered apart, which is best: what must shrink is the prompt alone.
-        rf"maximum context length is {_LIMIT} tokens.{{0,120}}\(\D{{0,20}}?{_TOKENS} (?:in|of|from) (?:the |text )*(?:messages|prompt|input)\b[^)]*?{_ANSWER} (?:in|for|of) the (?:completion|output)",
+        rf"maximum context length is {_LIMIT} tokens.{{0,120}}\({_IN_PROMPT}[^)]*?{_ANSWER} (?:in|for|of) the (?:completion|output)",
         rf"maximum context length of {_LIMIT} tokens.{{0,120}}?\b{_TOKENS} tokens from the input messages and {_ANSWER} tokens for the completion",
         rf"maximum context length is {_LIMIT} tokens.{{0,60}}requested {_ANSWER} output tokens.{{0,60}}?contains (?:at least )?{_TOKENS} input tokens",
         rf"too large: {_ANSWER}\.\s.{{0,40}}maximum context length is {_LIMIT} tokens.{{0,60}}request has {_TOKENS} input tokens",
@@ -90,15 +91,15 @@ FIGURES = [
     )
 ]
 
-THROTTLED = re.compile(r"\brate limit (?:reached|exceeded)\b|\btoo many requests\b|\b(?:server|model|engine) is (?:currently |temporarily )?overloaded\b", re.IGNORECASE)
+THROTTLED = re.compile(
+    r"\brate limit (?:reached|exceeded)\b|\btoo many requests\b|\b(?:server|model|engine) is (?:currently |temporarily )?overloaded\b", re.IGNORECASE
+)
 
 _READ = 10_000
 _SHOWN = 500
 
 
-def server_error(
-    status: int | None, body: object, headers: Mapping[str, str], *, model: str, now: float, secret: str | None = None
-) -> ModelError:
+def server_error(status: int | None, body: object, headers: Mapping[str, str], *, model: str, now: float, secret: str | None = None) -> ModelError:
     """The error that an answer with an error status means.
 
     :param status: the HTTP status; None for an error in the middle of a stream, which had status 200.

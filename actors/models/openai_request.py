@@ -1,7 +1,8 @@
 """A conversation in Converse form, as the body of a request for a chat completion.
 
 Pure. What the API has no place for goes where the model still sees it: an image in a tool's result follows in a user
-message. What it cannot take at all raises `ModelError`. Cache points say nothing here, and reasoning is not sent back.
+message. What it cannot take at all raises `ModelError`, unless it is a tool's: then the result says so. Cache points say
+nothing here, and reasoning is not sent back.
 """
 
 from __future__ import annotations
@@ -109,15 +110,23 @@ def _user(message: Message) -> list[dict[str, Any]]:
 
 
 def _result(result: Block) -> tuple[list[str], list[Part]]:
-    """A tool's result as text, and as the parts that are none, with a word on where they come from."""
+    """A tool's result as text, and as the parts that are none, with a word on where they come from.
+
+    In place of what the API does not take stands that it does not: no tool may make a conversation one that cannot go on.
+    """
     texts: list[str] = []
     others: list[Part] = []
     for block in result["content"]:
         if "json" in block:
             texts.append(json.dumps(block["json"], ensure_ascii=True, default=str))
-        elif (part := _part(block)) is None:
             continue
-        elif part["type"] == "text":
+        try:
+            part = _part(block)
+        except ModelError as error:
+            part = {"type": "text", "text": f"[{error}]"}
+        if part is None:
+            continue
+        if part["type"] == "text":
             texts.append(part["text"])
         else:
             others.append(part)
@@ -179,7 +188,9 @@ def _bytes(value: Mapping[str, Any], kind: str) -> bytes:
         return bytes(given)
     if kind == "document" and isinstance(source.get("text"), str):
         return _sendable(source["text"]).encode()
-    raise ModelError(f"chat completions take {kind} blocks by their bytes, {{'source': {{'bytes': b'...'}}}}, not by {', '.join(map(repr, source)) or 'nothing'}")
+    raise ModelError(
+        f"chat completions take {kind} blocks by their bytes, {{'source': {{'bytes': b'...'}}}}, not by {', '.join(map(repr, source)) or 'nothing'}"
+    )
 
 
 def _data_url(media_type: str, data: bytes) -> str:
