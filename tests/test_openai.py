@@ -319,7 +319,8 @@ PLAYED = {
     "choices are no list": (Played([{"choices": {"0": {}}}]), "choices"),
     "no finish reason": (Played([said(content="Hi")]), "without a finish reason"),
     "the end comes too soon": (Played([said(content="Hi")], then="end"), "without a finish reason"),
-    "an answer that is no stream": (Played(body={"choices": [{"message": {"content": "Hi"}}]}), "without a finish reason"),
+    "an error with status 200": (Played(body={"error": {"message": "The engine is on fire.", "code": 502}}), "on fire"),
+    "an answer that is neither a stream nor JSON": (Played(body="<html>"), "malformed"),
     "an error in the stream": (Played([said(content="Hi"), {"error": {"message": "The engine is on fire."}}]), "on fire"),
     "an error in the stream, as text": (Played([{"error": "The engine is on fire."}]), "on fire"),
     "an error in the stream, as an object of its own": (Played([{"object": "error", "message": "The engine is on fire.", "code": 400}]), "on fire"),
@@ -341,6 +342,17 @@ async def test_what_goes_wrong_is_a_model_error_that_says_so(played: Played, wor
     assert "test-model" in str(caught.value) or words in ("malformed", "choices")
     assert "sk-secret" not in str(caught.value)
     assert len(server.requests) == 1  # nothing is tried again behind the session's back
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_comes_in_one_is_taken_as_it_is() -> None:
+    call = {"id": "call_a", "type": "function", "function": {"name": "price", "arguments": '{"item": "rope"}'}}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Let me look.", "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    async with openai_server(Played(body={"object": "chat.completion", "choices": [choice], "usage": {"prompt_tokens": 3}})) as server:
+        message, stop_reason, _ = message_of(await answer_of(model_of(server)))
+
+    assert message["content"] == [{"text": "Let me look."}, {"toolUse": {"toolUseId": "call_a", "name": "price", "input": {"item": "rope"}}}]
+    assert stop_reason == "tool_use"
 
 
 @pytest.mark.anyio

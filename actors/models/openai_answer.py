@@ -117,7 +117,8 @@ class Answer:
     # What a chunk says.
 
     def _choice(self, choice: dict[str, Any]) -> Iterator[Chunk]:
-        delta = _of("delta", dict, choice.get("delta") or {})
+        # An answer that was not streamed after all has its message in one.
+        delta = _of("delta", dict, (choice["delta"] if "delta" in choice else choice.get("message")) or {})
         for said in _said(delta):
             yield from self._say(said)
         for part in _of("tool_calls", list, delta.get("tool_calls") or []):

@@ -5,6 +5,7 @@ This module needs the extra `openai`; nothing imports it before a model is made.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -110,6 +111,9 @@ async def completion_chunks(connection: Connection, body: Mapping[str, Any], *, 
             # Raw chunks: what a server really sent is not forced into the client's classes, whatever it was.
             stream = await client.post("/chat/completions", cast_to=object, body=dict(body), stream=True, stream_cls=openai.AsyncStream[object])
             stack.push_async_callback(_close, stream)
+            if "json" in stream.response.headers.get("content-type", ""):
+                yield json.loads(await stream.response.aread())  # no stream but an answer in one, or an error despite its status
+                return
             async for chunk in stream:
                 yield chunk
         except _RAISED as error:
