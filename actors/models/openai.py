@@ -40,7 +40,8 @@ class OpenAIModel:
         takes a key out that a server refuses, such as ``{"stream_options": None}``.
 
     Models with the same server, key and timeout share their connections in an event loop. The model itself belongs to no
-    event loop and may be used in several. Raises `NoModel` without the extra or a key, `InvalidOption` for what is neither.
+    event loop and may be used in several. Raises `NoModel` without the extra or a key, `InvalidOption` for any other argument
+    that will not do.
     """
 
     def __init__(
