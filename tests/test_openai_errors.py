@@ -124,6 +124,14 @@ def test_throttling(error: ModelError) -> None:
     assert isinstance(error, ModelThrottled)
 
 
+def test_a_key_that_the_server_says_back_is_left_out() -> None:
+    def said(secret: str) -> str:
+        return str(server_error(401, {"error": {"message": f"Incorrect key: {secret}."}}, {}, model="m", now=0.0, secret=secret))
+
+    assert "Incorrect key: [api key]." in said("sk-abcdefgh")
+    assert "Incorrect key: e." in said("e")
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [

@@ -39,6 +39,9 @@ CURES = {
     504: "the server behind the gateway did not answer in time: try again",
 }
 
+SHORTEST_SECRET = 8
+"""A key shorter than this is one that a server takes without asking for any, such as "none": a word, which may stand in a text."""
+
 _N = r"(?P<{}>\d[\d,]*)"
 _TOKENS, _LIMIT, _ANSWER = _N.format("tokens"), _N.format("limit"), _N.format("answer")
 _IN_PROMPT = rf"\D{{0,20}}?{_TOKENS} (?:in|of|from) (?:the |text )*(?:messages|prompt|input)\b"
@@ -199,7 +202,7 @@ def _message(fields: Mapping[str, Any], body: object) -> str:
 def _said(status: int | None, names: list[str], message: str, model: str, secret: str | None) -> str:
     parts = [f"HTTP {status}" if status is not None else "", ", ".join(dict.fromkeys(names))]
     what = ", ".join(part for part in parts if part) or "an error"
-    if secret:
+    if secret and len(secret) >= SHORTEST_SECRET:
         message = message.replace(secret, "[api key]")
     shown = message if len(message) <= _SHOWN else message[:_SHOWN] + " ..."
     return f"{model}: the server answered {what}" + (f": {shown}" if shown else "")
