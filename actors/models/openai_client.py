@@ -6,8 +6,10 @@ This module needs the extra `openai`; nothing imports it before a model is made.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from typing import Any
 
 import anyio
@@ -61,8 +63,14 @@ class Connection:
             default_headers=dict(self.headers),
             timeout=timeout,
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, limits=LIMITS),
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, limits=LIMITS, verify=_tls()),
         )
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """What connections trust. Reading it takes nearly all the time that making a client does, and it belongs to no event loop."""
+    return httpx2.create_ssl_context()
 
 
 class Lease:
