@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
@@ -66,3 +68,41 @@ def tour(backend: Literal["asyncio", "trio"], sessions: int, pace: float, limit:
     problems = run_tour(options)
     if problems:
         raise click.ClickException("\n".join(problems))
+
+
+MODEL_HELP = "local, openai:NAME, anthropic:NAME, bedrock:ID, or MODULE:NAME for an object of your own with a stream() method.  [default: $ROPEWALK_MODEL]"
+
+
+@cli.command()
+@click.option("--model", help=MODEL_HELP)
+@click.option("--system", metavar="TEXT", help="The system prompt.")
+@click.option("--tool", "tools", multiple=True, metavar="MODULE:NAME", help="A tool of your own, or a list of tools; may be given several times.")
+@click.option("--no-tools", is_flag=True, help="Leave out the built-in tools, calculator and current_time.")
+@click.option("--window", type=click.IntRange(min=1), metavar="N", help="How many messages the model is shown at most.")
+def chat(model: str | None, system: str | None, tools: tuple[str, ...], no_tools: bool, window: int | None) -> None:
+    """Talk with a model: in a terminal with Markdown and line editing, or a prompt a line through a pipe.
+
+    Ctrl-C ends an answer and not the program; /help lists the commands. In a pipe the answers go to standard output and what
+    is said about them to standard error, and the status is 1 when a prompt failed.
+    """
+    from ropewalk.actors.chat import ChatOptions, run_chat
+
+    options = ChatOptions(model=model, system=system, tools=tools, demonstration_tools=not no_tools, window=window)
+    with _usage_errors():
+        status = run_chat(options)
+    sys.exit(status)
+
+
+class _Unusable(click.ClickException):
+    exit_code = 2
+
+
+@contextmanager
+def _usage_errors() -> Generator[None]:
+    """What was asked for cannot be done as it was asked: a sentence and status 2."""
+    from ropewalk import RopewalkError
+
+    try:
+        yield
+    except RopewalkError as error:
+        raise _Unusable(str(error)) from error
