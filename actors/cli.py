@@ -93,6 +93,24 @@ def chat(model: str | None, system: str | None, tools: tuple[str, ...], no_tools
     sys.exit(status)
 
 
+@cli.command()
+@click.option("--sessions", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="How many sessions talk at once.")
+@click.option("--turns", type=click.IntRange(min=1), default=3, show_default=True, metavar="M", help="How many turns each takes.")
+@click.option("--model", help=MODEL_HELP)
+@click.option("--system", metavar="TEXT", help="The system prompt.")
+@click.option("--model-concurrency", type=click.IntRange(min=1), metavar="N", help="How many may call the model at once.  [default: all]")
+@click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop to run on.")
+def swarm(sessions: int, turns: int, model: str | None, system: str | None, model_concurrency: int | None, backend: Literal["asyncio", "trio"]) -> None:
+    """Have many sessions talk to a model at once, and see what that takes. The status is 1 when a turn failed."""
+    from ropewalk.actors.swarm import SwarmOptions, run_swarm
+
+    options = SwarmOptions(sessions=sessions, turns=turns, model=model, system=system, model_concurrency=model_concurrency, backend=backend)
+    with _usage_errors():
+        _, problems = run_swarm(options)
+    if problems:
+        raise click.ClickException("\n".join(problems))
+
+
 class _Unusable(click.ClickException):
     exit_code = 2
 

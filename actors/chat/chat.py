@@ -94,7 +94,8 @@ class Chat:
     def run(self) -> int:
         """Until somebody leaves; returns the exit status."""
         if self.reader.interactive:
-            self.page.say(f"Ropewalk {ropewalk.__version__}, model {self.model_name}. /help says what else there is; Ctrl-C ends an answer, Ctrl-D leaves.\n")
+            self.page.say(f"Ropewalk {ropewalk.__version__}, model {self.model_name}. /help lists the commands, Ctrl-D leaves.")
+            self.page.space()
         while self._step():
             pass
         return 1 if self.failed and not self.reader.interactive else 0
@@ -124,6 +125,7 @@ class Chat:
                 raise
             if not self.reader.interrupted():
                 self.page.say(HOW_TO_LEAVE)
+                self.page.space()
         return True
 
     def _ask(self, prompt: str) -> None:
@@ -147,7 +149,7 @@ class Chat:
             finally:
                 page.end()
         if self.reader.interactive:
-            page.say("")
+            page.space()
 
 
 async def _show_turn(session: Session, prompt: str, page: Page) -> None:

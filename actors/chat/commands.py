@@ -31,7 +31,7 @@ def run_command(chat: Chat, line: str) -> bool:
     else:
         command[1](chat)
     if chat.reader.interactive:
-        chat.page.say("")
+        chat.page.space()
     return True
 
 

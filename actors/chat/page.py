@@ -54,6 +54,9 @@ class Page(Protocol):
     def say(self, text: str) -> None:
         """Lines of the chat itself, such as what a command found."""
 
+    def space(self) -> None:
+        """An empty line."""
+
     def prompt(self, text: str) -> None:
         """What somebody asked before."""
 
@@ -100,6 +103,9 @@ class PlainPage:
 
     def say(self, text: str) -> None:
         self._out.write(f"{printable(text)}\n")
+
+    def space(self) -> None:
+        self._out.write("\n")
 
     def prompt(self, text: str) -> None:
         self._out.write(f"> {printable(text)}\n")
@@ -241,15 +247,20 @@ class TerminalPage:
     def say(self, text: str) -> None:
         self._print("words", Text(printable(text)))
 
-    def prompt(self, text: str) -> None:
+    def space(self) -> None:
+        self.console.print()
         self._last = None
-        self._print("words", Text.assemble(("\n> ", "bold"), printable(text)))
+
+    def prompt(self, text: str) -> None:
+        if self._last is not None:
+            self.space()
+        self._print("words", Text.assemble(("> ", "bold"), printable(text)))
 
     def answer(self, text: str, kind: Literal["answer", "reasoning"] = "answer") -> None:
         self._print(kind, _drawn(kind, printable(text)))
 
     def _print(self, kind: Kind, drawn: RenderableType) -> None:
-        self.console.print(*_separated(self._last, kind), Constrain(drawn, WIDTH), sep="\n")
+        self.console.print(Group(*_separated(self._last, kind), Constrain(drawn, WIDTH)))
         self._last = kind
 
 

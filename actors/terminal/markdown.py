@@ -6,13 +6,17 @@ which holds the block that still grows. So an answer of any length costs the scr
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import CodeBlock, Heading, Markdown
+from rich.markdown import CodeBlock, Heading, HorizontalRule, Markdown
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.syntax import Syntax
+from rich.text import Text
 
 from ropewalk.actors.terminal.printable import printable
 from ropewalk.actors.terminal.screen import COLOURS
@@ -33,15 +37,35 @@ def settled_length(text: str) -> int:
     return sum(len(line) + 1 for line in whole.split("\n")[: begins[-1]]) if begins else 0
 
 
-class Blocks(Markdown):
-    """Markdown as rich draws it, but for headings in the middle, code on a ground of its own, hidden addresses and lost HTML."""
+class Blocks:
+    """Markdown as rich draws it, but with one empty line between blocks, and nothing lost or hidden: addresses and tags are shown.
 
-    elements: ClassVar[dict[str, Any]] = {}
+    Blocks that are drawn one after the other look as they do when they are drawn together.
+    """
 
     def __init__(self, markup: str) -> None:
-        super().__init__("", hyperlinks=False)
-        self.markup = markup
-        self.parsed = _PARSER.parse(printable(markup))
+        self._blocks = list(_top_level(_PARSER.parse(printable(markup))))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        options = options.update(height=None)
+        for number, tokens in enumerate(self._blocks):
+            if number:
+                yield Segment.line()
+            lines = console.render_lines(_Block(tokens), options, pad=False)
+            drawn = [place for place, line in enumerate(lines) if any(not segment.text.isspace() for segment in line if segment.text)]
+            for line in lines[drawn[0] : drawn[-1] + 1] if drawn else []:
+                yield from line
+                yield Segment.line()
+
+
+def _top_level(tokens: Sequence[Token]) -> Iterator[list[Token]]:
+    """The tokens of each block that stands in no other."""
+    block: list[Token] = []
+    for token in tokens:
+        block.append(token)
+        if token.level == 0 and token.nesting <= 0:
+            yield block
+            block = []
 
 
 class _Heading(Heading):
@@ -54,7 +78,18 @@ class _Heading(Heading):
 
 class _Code(CodeBlock):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # The terminal's own ground and palette: what is bright on dark is not lost on light.
         yield Padding(Syntax(str(self.text).rstrip(), self.lexer_name, theme=COLOURS, word_wrap=True), (0, 0, 0, 2))
 
 
-Blocks.elements = {**Markdown.elements, "heading_open": _Heading, "fence": _Code, "code_block": _Code}
+class _Rule(HorizontalRule):
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("─" * min(options.max_width, 20), style="dim")
+
+
+class _Block(Markdown):
+    elements: ClassVar[dict[str, Any]] = {**Markdown.elements, "heading_open": _Heading, "fence": _Code, "code_block": _Code, "hr": _Rule}
+
+    def __init__(self, tokens: list[Token]) -> None:
+        super().__init__("", hyperlinks=False)
+        self.parsed = tokens
