@@ -132,8 +132,8 @@ class Chat:
         """Have a prompt answered. Ctrl-C ends its turn and not the program."""
         page, session = self.page, self.session
         with self.reader.silent():
-            page.begin()
             try:
+                page.begin()
                 portal().call(lambda runtime: _show_turn(session, prompt, page))
                 page.end()
             except KeyboardInterrupt:
@@ -167,10 +167,11 @@ async def _show_turn(session: Session, prompt: str, page: Page) -> None:
 
     if not page.moves:
         return await follow()
+    followed: Failure | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(draw)
         followed = await attempt(follow())
         tasks.cancel_scope.cancel()
-    if isinstance(followed, Failure):
+    if followed is not None:
         raise followed.error
     return None

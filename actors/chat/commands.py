@@ -22,7 +22,7 @@ Rows: TypeAlias = Sequence[tuple[str, str]]
 
 def run_command(chat: Chat, line: str) -> bool:
     """Do what the line asks of the chat; returns whether the chat goes on."""
-    name = line.split()[0]
+    name = line.split(maxsplit=1)[0]
     if name == "/quit":
         return False
     command = COMMANDS.get(name)
@@ -37,7 +37,8 @@ def run_command(chat: Chat, line: str) -> bool:
 
 def unknown(name: str) -> str:
     """What is said to a command that is none."""
-    return f"There is no command {in_short(name, 60)}; there are {', '.join(COMMANDS)}. A prompt that is to begin with a slash is written with a space before it."
+    there_are = ", ".join(COMMANDS)
+    return f"There is no command {in_short(name, 60)}; there are {there_are}. A prompt that begins with a slash is written with a space before it."
 
 
 def _help(chat: Chat) -> None:

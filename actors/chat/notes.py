@@ -54,8 +54,10 @@ def note_of(event: Event) -> Note | None:
 
 def _reduced(event: ReductionEnded) -> Note:
     if event.rung is None:
-        return Note("bad", in_short("the conversation could not be made smaller: " + ("; ".join(event.failures) or "nothing can be left out"), RESULT_WIDTH * 2))
-    return Note("good", in_short(f"the conversation was made smaller ({event.rung}): {event.tokens_before:,} → {event.tokens_after:,} tokens or so", RESULT_WIDTH))
+        why = "; ".join(event.failures) or "nothing can be left out"
+        return Note("bad", in_short(f"the conversation could not be made smaller: {why}", 2 * RESULT_WIDTH))
+    sizes = f"{event.tokens_before:,} → {event.tokens_after:,} tokens or so"
+    return Note("good", in_short(f"the conversation was made smaller ({event.rung}): {sizes}", RESULT_WIDTH))
 
 
 def call_in_short(tool_use: Block) -> str:
@@ -74,8 +76,10 @@ def result_in_short(result: Block) -> str:
 def failure_in_words(error: BaseException) -> str:
     """What failed a turn, as one sentence without a trace."""
     words = in_short(str(error), ERROR_WIDTH) or "no reason was given"
-    cause = "" if error.__cause__ is None or str(error.__cause__) in str(error) else f" ({in_short(f'{type(error.__cause__).__name__}: {error.__cause__}', ERROR_WIDTH)})"
-    return f"{type(error).__name__}: {words}{cause}"
+    cause = error.__cause__
+    if cause is None or str(cause) in str(error):
+        return f"{type(error).__name__}: {words}"
+    return f"{type(error).__name__}: {words} ({in_short(f'{type(cause).__name__}: {cause}', ERROR_WIDTH)})"
 
 
 def duration(spent: float) -> str:

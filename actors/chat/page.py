@@ -157,12 +157,14 @@ class TerminalPage:
         self._last: Kind | None = None
         self._waiting_since: float | None = None
         self._live: Live | None = None
+        self._drawn: object = None
 
     # A turn.
 
     def begin(self) -> None:
         self._last = "words"
         self._waiting_since = self._now()
+        self._drawn = None
         self._live = Live(
             console=self.console,
             auto_refresh=False,
@@ -197,8 +199,10 @@ class TerminalPage:
             if whole:
                 self._print("answer", _drawn("answer", self._growing.text[:whole]))
                 self._growing.text = self._growing.text[whole:]
-        if self._live is not None:
+        state = (self._growing and (self._growing.kind, len(self._growing.text)), tuple(note.text for note in self._moving()), self._last)
+        if self._live is not None and state != self._drawn:
             self._live.refresh()
+            self._drawn = state
 
     def end(self) -> None:
         self._settle()
@@ -223,21 +227,25 @@ class TerminalPage:
 
     def _area(self) -> Iterator[RenderableType]:
         """What is drawn below the text that has come to stay."""
-        now = self._now()
         last = self._last
         growing = self._growing
         if growing is not None and growing.text.strip():
             yield from _separated(last, growing.kind)
             yield Constrain(growing.drawn(), WIDTH)
             last = growing.kind
-        lines = [(note, since) for note, since in self._going.values()]
-        if not lines and self._waiting_since is not None:
-            lines.append((Note("going", "…"), self._waiting_since))
-        if lines:
+        for note in self._moving():
             yield from _separated(last, "notes")
-        for note, since in lines:
-            waited = f" {seconds(now - since)}" if now - since >= SHOWN_SECONDS else ""
-            yield Constrain(_line(attrs.evolve(note, text=note.text + waited)), WIDTH)
+            yield Constrain(_line(note), WIDTH)
+            last = "notes"
+
+    def _moving(self) -> Iterator[Note]:
+        """A line for each thing that is going on, or for the wait when nothing is to be seen, with the seconds it has taken."""
+        going = list(self._going.values())
+        if not going and self._waiting_since is not None:
+            going.append((Note("going", "…"), self._waiting_since))
+        for note, since in going:
+            spent = self._now() - since
+            yield attrs.evolve(note, text=f"{note.text} {seconds(spent)}") if spent >= SHOWN_SECONDS else note
 
     # Lines.
 
@@ -296,5 +304,5 @@ def _separated(last: Kind | None, kind: Kind) -> Iterator[RenderableType]:
 def _name_of(event: Event) -> Hashable:
     """What the start and the end of one thing have in common."""
     if isinstance(event, ToolStarted | ToolEnded):
-        return event.tool_use["toolUseId"]
+        return str(event.tool_use["toolUseId"])
     return "reduction" if isinstance(event, ReductionStarted | ReductionEnded) else None

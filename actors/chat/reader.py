@@ -34,21 +34,26 @@ class Reader:
             try:
                 return input(self._prompt)
             except EOFError:
-                print()
+                self._say("\n")
                 return None
         if self.interactive:
-            print(PROMPT, end="", file=sys.stderr, flush=True)
+            self._say(PROMPT)
         line = sys.stdin.readline()
         return line.rstrip("\r\n") if line else None
 
     def interrupted(self) -> bool:
         """After Ctrl-C: whether it threw away a line that somebody had begun."""
-        print(file=sys.stdout if self._edits else sys.stderr, flush=True)
+        self._say("\n")
         if not self._edits:
             return False
         import readline
 
         return bool(readline.get_line_buffer())
+
+    def _say(self, text: str) -> None:
+        stream = sys.stdout if self._edits else sys.stderr
+        stream.write(text)
+        stream.flush()
 
     @contextmanager
     def silent(self) -> Generator[None]:

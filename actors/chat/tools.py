@@ -104,7 +104,7 @@ def _value(node: ast.expr) -> Number:
 
 def _operation(operation: Callable[[Any, Any], Any], left: Number, right: Number) -> Number:
     # The size is known before: what would take a machine's whole memory is not begun.
-    if operation is operator.pow and isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MOST_BITS:
+    if operation is operator.pow and isinstance(left, int) and isinstance(right, int) and abs(left) > 1 and left.bit_length() * right > MOST_BITS:
         raise ValueError("the result is too large")
     return _bounded(operation(left, right))
 

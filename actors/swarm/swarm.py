@@ -94,7 +94,7 @@ def rows_of(swarm: Swarm, session_bytes: float | None) -> list[tuple[str, str]]:
     taken, failures = swarm.all_taken, swarm.failures
     ended = [turn for turn in taken if turn.failure is None]
     whole, first = [turn.seconds for turn in ended], [turn.first_text for turn in ended if turn.first_text is not None]
-    rows = [
+    return [
         ("sessions at once", f"{swarm.sessions:,}"),
         ("turns", f"{len(taken):,}"),
         ("turns that failed", f"{failures.total():,}"),
@@ -109,7 +109,6 @@ def rows_of(swarm: Swarm, session_bytes: float | None) -> list[tuple[str, str]]:
         ("CPU per turn, µs", f"{swarm.cpu / len(taken) * 1e6:,.0f}" if taken else "-"),
         ("bytes per idle session", "-" if session_bytes is None else f"{session_bytes:,.0f}"),
     ]
-    return rows
 
 
 def _rate(count: int, seconds: float) -> str:

@@ -51,11 +51,20 @@ class Blocks:
         for number, tokens in enumerate(self._blocks):
             if number:
                 yield Segment.line()
-            lines = console.render_lines(_Block(tokens), options, pad=False)
-            drawn = [place for place, line in enumerate(lines) if any(not segment.text.isspace() for segment in line if segment.text)]
+            lines = [_stripped(line) for line in console.render_lines(_Block(tokens), options, pad=False)]
+            drawn = [place for place, line in enumerate(lines) if line]
             for line in lines[drawn[0] : drawn[-1] + 1] if drawn else []:
                 yield from line
                 yield Segment.line()
+
+
+def _stripped(line: list[Segment]) -> list[Segment]:
+    """The line without blanks at its end, so that what is copied from the screen has none."""
+    for place in range(len(line) - 1, -1, -1):
+        text, style, control = line[place]
+        if text.rstrip():
+            return [*line[:place], Segment(text.rstrip(), style, control)]
+    return []
 
 
 def _top_level(tokens: Sequence[Token]) -> Iterator[list[Token]]:
