@@ -461,6 +461,18 @@ def test_a_turn_leaves_its_lines_in_order_and_nothing_of_what_moved() -> None:
     assert screen_after(out.getvalue(), ROWS) == ["", "I think.", "", "Let me see.", "", "✓ look(at=1) → 3 m (12 ms)", "", "It is 3 m.", ""]
 
 
+def test_an_answer_longer_than_the_screen_scrolls_and_leaves_no_hole() -> None:
+    shown, out = page()
+    code = [f"line {number}" for number in range(3 * ROWS)]
+    shown.begin()
+    for line in ["```", *code, "```", "", "The end."]:
+        shown.show(TextDelta(**ANY, text=f"{line}\n", block=0))
+        shown.draw()
+    shown.end()
+
+    assert screen_after(out.getvalue(), ROWS) == ["", *(f"  {line}" for line in code), "", "The end.", ""]
+
+
 def test_withdrawn_text_that_still_moved_is_gone() -> None:
     shown, out = page()
     shown.begin()

@@ -158,6 +158,7 @@ class TerminalPage:
         self._waiting_since: float | None = None
         self._live: Live | None = None
         self._drawn: object = None
+        self._hidden = False
 
     # A turn.
 
@@ -227,6 +228,8 @@ class TerminalPage:
 
     def _area(self) -> Iterator[RenderableType]:
         """What is drawn below the text that has come to stay."""
+        if self._hidden:
+            return
         last = self._last
         growing = self._growing
         if growing is not None and growing.text.strip():
@@ -268,8 +271,15 @@ class TerminalPage:
         self._print(kind, _drawn(kind, printable(text)))
 
     def _print(self, kind: Kind, drawn: RenderableType) -> None:
-        self.console.print(Group(*_separated(self._last, kind), Constrain(drawn, WIDTH)))
+        with self.console:  # in one piece
+            if self._live is not None:
+                # What is drawn below goes first: printed above it, this would push it up the screen, and it would leave a hole.
+                self._hidden = True
+                self._live.refresh()
+                self._hidden = False
+            self.console.print(Group(*_separated(self._last, kind), Constrain(drawn, WIDTH)))
         self._last = kind
+        self._drawn = None
 
 
 class _Tail:
