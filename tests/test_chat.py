@@ -179,8 +179,9 @@ def test_a_simple_terminal_gets_plain_text(setting: dict[str, str], fifo: Path) 
 # In a pipe.
 
 
-def test_in_a_pipe_only_the_answers_come_out() -> None:
-    run = piped("measure it\n\nhello\n", "--tool", "chatty:measure")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_in_a_pipe_only_the_answers_come_out(backend: str) -> None:
+    run = piped("measure it\n\nhello\n", "--tool", "chatty:measure", ROPEWALK_BACKEND=backend)
 
     assert (run.returncode, run.stdout.decode()) == (
         0,

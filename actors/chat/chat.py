@@ -93,7 +93,7 @@ class Chat:
 
     def run(self) -> int:
         """Until somebody leaves; returns the exit status."""
-        if self.reader.interactive:
+        if self.reader.edits:
             self.page.say(f"Ropewalk {ropewalk.__version__}, model {self.model_name}. /help lists the commands, Ctrl-D leaves.")
             self.page.space()
         while self._step():
@@ -124,8 +124,9 @@ class Chat:
             if not self.reader.interactive:
                 raise
             if not self.reader.interrupted():
-                self.page.say(HOW_TO_LEAVE)
-                self.page.space()
+                self.page.note(Note("plain", HOW_TO_LEAVE))
+                if self.reader.edits:
+                    self.page.space()
         return True
 
     def _ask(self, prompt: str) -> None:
@@ -148,7 +149,7 @@ class Chat:
                 self.failed += 1
             finally:
                 page.end()
-        if self.reader.interactive:
+        if self.reader.edits:
             page.space()
 
 

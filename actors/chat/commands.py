@@ -30,7 +30,7 @@ def run_command(chat: Chat, line: str) -> bool:
         chat.page.say(unknown(name))
     else:
         command[1](chat)
-    if chat.reader.interactive:
+    if chat.reader.edits:
         chat.page.space()
     return True
 
@@ -67,6 +67,8 @@ def _history(chat: Chat) -> None:
     session = chat.session
     messages = portal().call(lambda runtime: session.messages())
     if messages:
+        if chat.reader.edits:
+            chat.page.space()
         show_history(messages, chat.page)
     else:
         chat.page.say("Nothing has been said.")

@@ -21,16 +21,18 @@ class Reader:
 
     def __init__(self, commands: Sequence[str] = (), *, styled: bool = False) -> None:
         self.interactive = sys.stdin.isatty()
-        self._edits = self.interactive and sys.stdout.isatty()
+        """Whether a person types."""
+        self.edits = self.interactive and sys.stdout.isatty()
+        """Whether they do so where the answers are shown; otherwise the mark before a prompt goes to standard error."""
         self._prompt = f"\001\x1b[1m\002{PROMPT}\001\x1b[0m\002" if styled else PROMPT
         if isinstance(sys.stdin, TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")
-        if self._edits:
+        if self.edits:
             _prepare_editing(commands)
 
     def read(self) -> str | None:
         """The next prompt without its line's end, None when there are no more. Raises `KeyboardInterrupt` on Ctrl-C."""
-        if self._edits:
+        if self.edits:
             try:
                 return input(self._prompt)
             except EOFError:
@@ -44,14 +46,14 @@ class Reader:
     def interrupted(self) -> bool:
         """After Ctrl-C: whether it threw away a line that somebody had begun."""
         self._say("\n")
-        if not self._edits:
+        if not self.edits:
             return False
         import readline
 
         return bool(readline.get_line_buffer())
 
     def _say(self, text: str) -> None:
-        stream = sys.stdout if self._edits else sys.stderr
+        stream = sys.stdout if self.edits else sys.stderr
         stream.write(text)
         stream.flush()
 
