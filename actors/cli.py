@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
@@ -66,3 +68,59 @@ def tour(backend: Literal["asyncio", "trio"], sessions: int, pace: float, limit:
     problems = run_tour(options)
     if problems:
         raise click.ClickException("\n".join(problems))
+
+
+MODEL_HELP = "local, openai:NAME, anthropic:NAME, bedrock:ID, or MODULE:NAME for an object of your own with a stream() method.  [default: $ROPEWALK_MODEL]"
+
+
+@cli.command()
+@click.option("--model", help=MODEL_HELP)
+@click.option("--system", metavar="TEXT", help="The system prompt.")
+@click.option("--tool", "tools", multiple=True, metavar="MODULE:NAME", help="A tool of your own, or a list of tools; may be given several times.")
+@click.option("--no-tools", is_flag=True, help="Leave out the built-in tools, calculator and current_time.")
+@click.option("--window", type=click.IntRange(min=1), metavar="N", help="How many messages the model is shown at most.")
+def chat(model: str | None, system: str | None, tools: tuple[str, ...], no_tools: bool, window: int | None) -> None:
+    """Talk with a model: in a terminal with Markdown and line editing, or a prompt a line through a pipe.
+
+    Ctrl-C ends an answer and not the program; /help lists the commands. In a pipe the answers go to standard output and what
+    is said about them to standard error, and the status is 1 when a prompt failed.
+    """
+    from ropewalk.actors.chat import ChatOptions, run_chat
+
+    options = ChatOptions(model=model, system=system, tools=tools, demonstration_tools=not no_tools, window=window)
+    with _usage_errors():
+        status = run_chat(options)
+    sys.exit(status)
+
+
+@cli.command()
+@click.option("--sessions", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="How many sessions talk at once.")
+@click.option("--turns", type=click.IntRange(min=1), default=3, show_default=True, metavar="M", help="How many turns each takes.")
+@click.option("--model", help=MODEL_HELP)
+@click.option("--system", metavar="TEXT", help="The system prompt.")
+@click.option("--model-concurrency", type=click.IntRange(min=1), metavar="N", help="How many may call the model at once.  [default: all]")
+@click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop to run on.")
+def swarm(sessions: int, turns: int, model: str | None, system: str | None, model_concurrency: int | None, backend: Literal["asyncio", "trio"]) -> None:
+    """Have many sessions talk to a model at once, and see what that takes. The status is 1 when a turn failed."""
+    from ropewalk.actors.swarm import SwarmOptions, run_swarm
+
+    options = SwarmOptions(sessions=sessions, turns=turns, model=model, system=system, model_concurrency=model_concurrency, backend=backend)
+    with _usage_errors():
+        _, problems = run_swarm(options)
+    if problems:
+        raise click.ClickException("\n".join(problems))
+
+
+class _Unusable(click.ClickException):
+    exit_code = 2
+
+
+@contextmanager
+def _usage_errors() -> Generator[None]:
+    """What was asked for cannot be done as it was asked: a sentence and status 2."""
+    from ropewalk import RopewalkError
+
+    try:
+        yield
+    except RopewalkError as error:
+        raise _Unusable(str(error)) from error

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from ropewalk import Runtime
 from ropewalk.actors.cli import cli
+from ropewalk.actors.terminal.figures import percentile
+from ropewalk.actors.terminal.screen import WIDTH, Screen, source_of
 from ropewalk.actors.tour import TourOptions, run_tour
 from ropewalk.actors.tour.conversations import find_examples
 from ropewalk.actors.tour.crowd import Crowd, Talk, follow, make_spec, wrong_talks
-from ropewalk.actors.tour.figures import percentile
-from ropewalk.actors.tour.screen import WIDTH, Screen, source_of
 from ropewalk.actors.tour.steps import STEPS, Print, Step, show_step
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import anyio
 
-from ropewalk.actors.tour.figures import Figures, Life, cpu_seconds, idle_bytes
-from ropewalk.actors.tour.screen import Bar, Screen
+from ropewalk.actors.terminal.figures import Figures, Life, cpu_seconds, idle_bytes
+from ropewalk.actors.terminal.screen import Bar, Screen
 from ropewalk.runtime.errors import RopewalkError
 
 __all__ = ["Missing", "find_examples", "load", "show_conversations"]

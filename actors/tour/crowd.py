@@ -10,8 +10,8 @@ import attrs
 
 from ropewalk import AgentSpec, RopewalkError, Runtime, Session, TextDelta
 from ropewalk.actors.messages import Message, assistant, text_of, user
-from ropewalk.actors.tour.figures import Figures, Life, cpu_seconds, idle_bytes, percentile
-from ropewalk.actors.tour.screen import Bar, Screen, source_of
+from ropewalk.actors.terminal.figures import Figures, Life, cpu_seconds, idle_bytes, percentile
+from ropewalk.actors.terminal.screen import Bar, Screen, source_of
 from ropewalk.testing import Reply, ScriptedModel
 
 __all__ = ["PAUSES", "Crowd", "Talk", "follow", "make_spec", "show_crowd", "wrong_talks"]

@@ -22,7 +22,7 @@ from ropewalk import (
 )
 from ropewalk.actors.conversation import estimate_all
 from ropewalk.actors.messages import Message, assistant, text_of, user
-from ropewalk.actors.tour.screen import Screen, source_of
+from ropewalk.actors.terminal.screen import Screen, source_of
 from ropewalk.runtime.clock import Clock
 from ropewalk.testing import ScriptedModel
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from ropewalk import Agent, ConversationManager, SlidingWindowConversationManager, tool
-from ropewalk.actors.tour.screen import Screen, source_of
+from ropewalk.actors.terminal.screen import Screen, source_of
 from ropewalk.runtime.supervision import Failure, contain
 from ropewalk.testing import Reply, ScriptedModel, ToolUse
 

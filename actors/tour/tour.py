@@ -12,11 +12,11 @@ import anyio
 import attrs
 
 import ropewalk
+from ropewalk.actors.terminal.figures import Figures
+from ropewalk.actors.terminal.screen import Screen
 from ropewalk.actors.tour.conversations import Missing, load, show_conversations
 from ropewalk.actors.tour.crowd import PAUSES, show_crowd
-from ropewalk.actors.tour.figures import Figures
 from ropewalk.actors.tour.overflow import show_overflow
-from ropewalk.actors.tour.screen import Screen
 from ropewalk.actors.tour.steps import STEPS, show_step
 from ropewalk.runtime.supervision import Failure, contain
 

@@ -1,4 +1,4 @@
-"""What the tour measures of a crowd of sessions, and how."""
+"""What a command measures of many sessions at once, and how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the tour is shown: a terminal, or a pipe, which gets the same lines without colour and without anything that moves."""
+"""Where a command is shown: a terminal, or a pipe, which gets the same lines without colour and without anything that moves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ropewalk.runtime.clock import Clock
 
-__all__ = ["WIDTH", "Bar", "Screen", "source_of"]
+__all__ = ["COLOURS", "WIDTH", "Bar", "Screen", "source_of"]
 
 WIDTH = 100
 INDENT = 2
@@ -48,7 +48,7 @@ class Screen:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the tour began."""
+        """Seconds since there was anything to show."""
         return self._now() - self._began
 
     @contextmanager
