@@ -248,10 +248,13 @@ class Agent:
         return AgentStream(self._residence, lambda: self._watch(request, CALLBACK_KINDS, on_leave), _as_keywords(), on_leave)
 
     def close(self) -> None:
-        """Take no more calls; what runs goes on to its end, and what was said can still be read. Closing twice does nothing."""
+        """Take no more calls; what runs goes on to its end, and what was said can still be read. Closing twice does nothing.
+
+        A given journal is closed once nothing uses it any more: at once, or when what runs has come to its end.
+        """
         journal = self._residence.close()
         if journal is not None:
-            portal().call(lambda runtime: journal.close())
+            portal().see_to(lambda runtime: journal.close())
 
     # Its conversation.
 

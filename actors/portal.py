@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.from_thread
+import structlog
 
 from ropewalk.runtime.errors import InvalidOption, RuntimeClosed, WouldDeadlock
 from ropewalk.runtime.runtime import Runtime, current_runtime
-from ropewalk.runtime.supervision import Failure, contain
+from ropewalk.runtime.supervision import Failure, attempt, contain
 
 __all__ = ["BACKENDS", "THREAD_NAME", "Portal", "portal"]
 
@@ -36,6 +37,7 @@ BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 GRACE_SECONDS = 1.0
 EXIT_SECONDS = 5.0
+log = structlog.get_logger("ropewalk")
 
 
 def portal() -> Portal:
@@ -92,6 +94,18 @@ class Portal:
             raise RuntimeClosed("the portal ended before the call was done") from None
         outcome: T = call.outcome
         return outcome
+
+    def see_to(self, work: Callable[[Runtime], Coroutine[Any, Any, None]]) -> None:
+        """Have work done that nobody needs the result of: as `call` does, but in the portal's own thread it is only begun."""
+        if threading.current_thread() is not self._thread:
+            self.call(work)
+        else:
+            self.runtime.start(self._see_to_it, work)
+
+    async def _see_to_it(self, work: Callable[[Runtime], Coroutine[Any, Any, None]]) -> None:
+        ended = await attempt(work(self.runtime))
+        if isinstance(ended, Failure):
+            log.error("portal_work_failed", exc_info=ended.error)
 
     def stop(self, timeout: float) -> None:
         """End it: calls are cancelled, the runtime is closed. Returns when that is done, or after `timeout` seconds."""

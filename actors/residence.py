@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import attrs
+import structlog
 
 from ropewalk.actors.messages import Message
 from ropewalk.actors.session.activation import activate, adopt
@@ -25,6 +26,7 @@ from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.errors import Refused, RuntimeClosed, SessionBusy
 from ropewalk.runtime.journal import Journal, MemoryJournal
 from ropewalk.runtime.runtime import Runtime
+from ropewalk.runtime.supervision import Failure, attempt
 
 __all__ = ["OwnSpec", "Residence", "Stay"]
 
@@ -32,6 +34,7 @@ SETTLING_SECONDS = 5.0
 """How long the last one to leave waits, even when cancelled, for the conversation to come to rest."""
 
 _moving = threading.Lock()
+log = structlog.get_logger("ropewalk")
 
 
 class Stay:
@@ -141,15 +144,25 @@ class Residence:
                 await stay.cell.wait_idle()
             stay.settling = None
         if self._can_rest(stay):
-            self._put_to_rest(stay)
+            await self._put_to_rest(stay)
         elif not stay.users and stay.cell.runtime.is_open:
             stay.cell.runtime.start(self._rest_later, stay)
 
     def close(self) -> Journal | None:
-        """Take no more calls; what runs goes on to its end. Returns the journal that has to be closed now, if there is one."""
+        """Take no more calls; what runs goes on to its end. Returns the journal that has to be closed now, if there is one.
+
+        While a call is at work there is none: whoever is the last to leave closes it.
+        """
         with _moving:
             self._is_closed = True
-            opened, self._is_journal_open = self._is_journal_open, False
+            stay = self._stay
+            return None if stay is not None and stay.at_work and not stay.is_over else self._journal_to_close()
+
+    def _journal_to_close(self) -> Journal | None:
+        """The given journal, once, when no call can come any more that would use it. Called under the lock."""
+        if not self._is_closed:
+            return None
+        opened, self._is_journal_open = self._is_journal_open, False
         return self._journal if opened and self._is_journal_given else None
 
     def _move_in(self, spec: OwnSpec, runtime: Runtime, listen: Callable[[Cell], tuple[Handler, ...]]) -> Stay:
@@ -159,9 +172,14 @@ class Residence:
         return Stay(cell, listen(cell))
 
     async def _rest_later(self, stay: Stay) -> None:
-        await stay.cell.wait_idle()
-        if self._can_rest(stay):
-            self._put_to_rest(stay)
+        try:
+            await stay.cell.wait_idle()
+        finally:  # the runtime may end first, and its turns are given a while to settle then
+            if stay.cell.busy:
+                with anyio.move_on_after(SETTLING_SECONDS, shield=True):
+                    await stay.cell.wait_idle()
+            if self._can_rest(stay):
+                await self._put_to_rest(stay)
 
     def _can_rest(self, stay: Stay) -> bool:
         """Whether nobody uses the conversation in its runtime any more and nothing is under way; if so, the stay has ended."""
@@ -171,10 +189,17 @@ class Residence:
             self._end(stay)
             return True
 
-    def _put_to_rest(self, stay: Stay) -> None:
+    async def _put_to_rest(self, stay: Stay) -> None:
         for handler in stay.handlers:
             handler.remove()
         stay.cell.runtime.release(stay.cell)
+        with _moving:
+            journal = None if self._stay is not None else self._journal_to_close()
+        if journal is not None:
+            with anyio.move_on_after(SETTLING_SECONDS, shield=True):
+                closed = await attempt(journal.close())
+                if isinstance(closed, Failure):  # whoever closed the agent has gone on long since
+                    log.error("journal_not_closed", session_id=self.session_id, error=type(closed.error).__name__)
 
     def _end(self, stay: Stay) -> None:
         actor = stay.cell.actor

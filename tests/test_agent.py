@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import nullcontext
 from types import FrameType
 from typing import Any
@@ -1095,7 +1095,12 @@ class Watched(MemoryJournal):
         self.calls.append("open")
 
     async def close(self) -> None:
+        await anyio.lowlevel.checkpoint()
         self.calls.append("close")
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any]) -> Any:
+        assert "close" not in self.calls, "written to after it was closed"
+        return super().append(actor_id, epoch, first, bodies)
 
 
 @pytest.mark.anyio
@@ -1113,6 +1118,89 @@ async def test_a_journal_is_opened_with_its_first_use_and_closed_with_the_agent(
     with silent(journal=unused):
         pass
     assert unused.calls == []
+
+
+@pytest.mark.parametrize("closings", [1, 2])
+def test_closing_during_a_call_closes_the_journal_when_the_call_is_over(closings: int) -> None:
+    model, journal = Gated(), Watched()
+    agent = silent(model, journal=journal)
+    call = Background(lambda: agent("Hi"))
+    assert model.called.wait(PATIENCE)
+    for _ in range(closings):
+        agent.close()
+    with pytest.raises(RuntimeClosed):
+        agent("more")
+    assert journal.calls == ["open"]
+    model.go.set()
+
+    assert str(call.join()) == "so far"
+    assert texts(agent) == ["Hi", "so far"]
+    assert journal.calls == ["open", "close"]
+    agent.close()
+    assert journal.calls == ["open", "close"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("around", [False, True])
+async def test_an_exception_that_closes_the_agent_lets_a_running_turn_write_its_end_first(around: bool) -> None:
+    model, journal = Gated(), Watched()
+    async with Runtime() if around else nullcontext():
+        with pytest.raises(ZeroDivisionError), silent(model, journal=journal) as agent:
+            stream = agent.stream("Hi")
+            async for event in stream:
+                if isinstance(event, TextDelta):
+                    raise ZeroDivisionError
+        assert journal.calls == ["open"]
+        model.go.set()
+        assert stream.turn is not None
+        assert str(await stream.turn.result()) == "so far"
+        with anyio.fail_after(PATIENCE):
+            while "close" not in journal.calls:
+                await anyio.lowlevel.checkpoint()
+    assert texts(agent) == ["Hi", "so far"]
+    assert journal.calls == ["open", "close"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["cancelled", "its runtime ends"])
+async def test_a_call_that_is_cut_off_after_its_agent_was_closed_closes_the_journal_too(how: str) -> None:
+    journal = Watched()
+    agent = silent(Endless(), journal=journal)
+    async with anyio.create_task_group() as tasks:
+        if how == "cancelled":
+            tasks.start_soon(agent.invoke_async, "Hi")
+        else:
+            with pytest.raises(ZeroDivisionError):
+                async with Runtime():
+                    stream = agent.stream("Hi")
+                    await stream.__aenter__()
+                    await anyio.wait_all_tasks_blocked()
+                    agent.close()
+                    raise ZeroDivisionError
+        await anyio.wait_all_tasks_blocked()
+        agent.close()
+        assert journal.calls == (["open"] if how == "cancelled" else ["open", "close"])
+        tasks.cancel_scope.cancel()
+    assert texts(agent) == ["Hi", "word"]
+    assert journal.calls == ["open", "close"]
+
+
+def test_closing_another_agent_in_the_portals_own_thread_closes_its_journal_soon() -> None:
+    journal = Watched()
+    other = silent(journal=journal)
+    other("Hi")
+
+    @tool
+    async def close_it() -> str:
+        """Close the other agent."""
+        other.close()
+        while "close" not in journal.calls:
+            await anyio.lowlevel.checkpoint()
+        return "closed"
+
+    agent = silent(ScriptedModel([Reply(tool_uses=[ToolUse("close_it")]), "done"]), tools=[close_it])
+    assert str(agent("go")) == "done"
+    assert journal.calls == ["open", "close"]
 
 
 @pytest.mark.anyio
