@@ -39,7 +39,7 @@ from ropewalk.actors.validity import copied, door
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.clock import Clock
-from ropewalk.runtime.errors import InvalidHandler, InvalidOption
+from ropewalk.runtime.errors import InvalidHandler, InvalidOption, SessionBusy
 from ropewalk.runtime.journal import Journal
 from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime
 from ropewalk.runtime.supervision import Failure, attempt, contain
@@ -261,27 +261,29 @@ class Agent:
     def change_messages(self, change: Callable[[list[Message]], T]) -> tuple[T, list[Message]]:
         """Have `change` work on a list of the messages, which then is the conversation; returns what it gave, and the messages.
 
-        The list passes the door: what can be repaired is. Raises `InvalidConversation` otherwise, `SessionBusy` during a call,
-        and whatever `change` raises; then nothing has changed.
+        The list passes the door: what can be repaired is. Raises `InvalidConversation` otherwise, `SessionBusy` during a call
+        or when the conversation went on while `change` worked, and whatever `change` raises; then nothing has changed.
         """
+        self._residence.refuse_closed()
         self._residence.refuse_at_work()
-        given: list[T] = []
-
-        def changed(messages: Sequence[Message]) -> list[Message]:
-            draft = copied(messages)
-            given.append(change(draft))
-            return door(copied(draft))
-
-        if not self._residence.open_with(changed):
-            portal().call(lambda runtime: self._replace_in(runtime, changed))
-        return given[-1], self._messages()
+        before = self._view()
+        draft = copied(before)
+        # Somebody else's code, which may call agents: in the caller's own thread, and under no lock.
+        value = change(draft)
+        wanted = door(copied(draft))
+        if not self._residence.open_with(before, wanted):
+            portal().call(lambda runtime: self._replace_in(runtime, before, wanted))
+        return value, self._messages()
 
     def _messages(self) -> list[Message]:
+        return copied(self._view())
+
+    def _view(self) -> list[Message]:
         view = self._residence.view()
         if view is None:
             portal().call(self._load_in)
             view = self._residence.view() or []
-        return copied(view)
+        return view
 
     async def _load_in(self, runtime: Runtime) -> None:
         stay = self._residence.enter(self._own_spec, runtime, self._listen)
@@ -290,12 +292,14 @@ class Agent:
         finally:
             await self._residence.leave(stay)
 
-    async def _replace_in(self, runtime: Runtime, changed: Callable[[Sequence[Message]], list[Message]]) -> None:
+    async def _replace_in(self, runtime: Runtime, before: list[Message], wanted: list[Message]) -> None:
         stay = self._residence.enter(self._own_spec, runtime, self._listen, alone=True)
         try:
             actor = await stay.cell.activate()
             if isinstance(actor, SessionActor):
-                await Session(stay.cell).set_messages(changed(actor.state.view.messages))
+                if actor.state.view.messages != before:
+                    raise SessionBusy(f"the agent {self.session_id!r} was called while its messages were being changed; nothing has changed, try again")
+                await Session(stay.cell).set_messages(wanted)
         finally:
             await self._residence.leave(stay)
 

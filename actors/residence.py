@@ -42,9 +42,9 @@ class Stay:
 
     __slots__ = ("cell", "handlers", "process", "settling", "users")
 
-    def __init__(self, cell: Cell, handlers: tuple[Handler, ...]) -> None:
+    def __init__(self, cell: Cell) -> None:
         self.cell = cell
-        self.handlers = handlers
+        self.handlers: tuple[Handler, ...] = ()
         self.process = os.getpid()
         self.settling: anyio.CancelScope | None = None
         self.users = 0
@@ -128,12 +128,15 @@ class Residence:
                 )
             if alone:
                 self.refuse_at_work()
+            is_new = stay is None
             if stay is None:
-                stay = self._stay = self._move_in(spec, runtime, listen)
+                stay = self._stay = self._move_in(spec, runtime)
             stay.users += 1
             if stay.settling is not None:
                 stay.settling.cancel()  # whoever waits for the conversation to come to rest need not: it will not
-            return stay
+        if is_new:
+            self._listen(stay, listen)
+        return stay
 
     async def leave(self, stay: Stay) -> None:
         """The last one to leave sees the conversation come to rest; when cancelled too, for a while."""
@@ -165,11 +168,20 @@ class Residence:
         opened, self._is_journal_open = self._is_journal_open, False
         return self._journal if opened and self._is_journal_given else None
 
-    def _move_in(self, spec: OwnSpec, runtime: Runtime, listen: Callable[[Cell], tuple[Handler, ...]]) -> Stay:
+    def _listen(self, stay: Stay, listen: Callable[[Cell], tuple[Handler, ...]]) -> None:
+        """Add the handlers: it looks at somebody else's objects, so not under the lock."""
+        try:
+            stay.handlers = listen(stay.cell)
+        except BaseException:
+            with _moving:
+                self._end(stay)
+            stay.cell.runtime.release(stay.cell)
+            raise
+
+    def _move_in(self, spec: OwnSpec, runtime: Runtime) -> Stay:
         if runtime.known(self.session_id) is not None:
             raise SessionBusy(f"another conversation called {self.session_id!r} is in this runtime now; give the agent a session_id of its own")
-        cell = runtime.cell(self.session_id, spec, self._journal)
-        return Stay(cell, listen(cell))
+        return Stay(runtime.cell(self.session_id, spec, self._journal))
 
     async def _rest_later(self, stay: Stay) -> None:
         try:
@@ -240,17 +252,14 @@ class Residence:
         opening = self._opening
         return None if opening is None or (self._is_journal_given and not opening) else list(opening)
 
-    def open_with(self, change: Callable[[list[Message]], list[Message]]) -> bool:
-        """Change the messages a conversation will begin with; False when it may have begun, and then `change` may have been called in vain."""
-        opening = self._opening
-        if opening is None or self._is_journal_given:
-            return False
-        changed = change(opening)  # somebody else's code, so not under the lock
+    def open_with(self, before: list[Message], wanted: list[Message]) -> bool:
+        """Have the conversation begin with other messages than `before`; False when it may have begun, or begins with others by now."""
         with _moving:
             self.refuse_closed()
-            if self._stay is not None or self._opening is not opening:
+            opening = self._opening
+            if opening is None or self._is_journal_given or self._stay is not None or opening != before:
                 return False
-            self._opening = changed
+            self._opening = wanted
             return True
 
 

@@ -610,6 +610,66 @@ def test_a_mutator_changes_the_conversation_and_the_list(make: Callable[[], Agen
     assert agent.messages[-1] == assistant("3")
 
 
+MUTATIONS_THAT_CALL: dict[str, Callable[[list[dict[str, Any]], Callable[[], Any]], object]] = {
+    "sort": lambda messages, call: messages.sort(key=lambda message: (call(), message["role"])[1], reverse=True),
+    "extend": lambda messages, call: messages.extend(user("c") for _ in range(1) if call()),
+    "set slice": lambda messages, call: messages.__setitem__(slice(0, 1), (user("c") for _ in range(1) if call())),
+    "insert": lambda messages, call: messages.insert(type("Place", (), {"__index__": lambda self: 0 if call() else 1})(), user("c")),
+    "remove": lambda messages, call: messages.remove(type("Like", (), {"__eq__": lambda self, other: call() and other == user("b")})()),
+}
+
+
+@pytest.mark.parametrize("make", [talked, fresh])
+@pytest.mark.parametrize("name", MUTATIONS_THAT_CALL)
+def test_a_mutator_may_call_other_agents(make: Callable[[], Agent], name: str) -> None:
+    agent, other = make(), silent()
+    before = texts(agent)
+
+    Background(lambda: MUTATIONS_THAT_CALL[name](agent.messages, lambda: str(other("Hi")))).join()
+
+    assert texts(other)[:2] == ["Hi", "1"]
+    assert texts(agent) != before
+
+
+@pytest.mark.parametrize("make", [talked, fresh])
+@pytest.mark.parametrize("name", ["sort", "insert", "remove"])
+def test_a_mutator_that_calls_its_own_agent_has_lost_its_place_and_changes_nothing(make: Callable[[], Agent], name: str) -> None:
+    agent = make()
+    called: list[object] = []
+
+    def call_once() -> bool:
+        if not called:
+            called.append(agent("c"))
+        return True
+
+    with pytest.raises(SessionBusy, match="nothing has changed"):
+        MUTATIONS_THAT_CALL[name](agent.messages, call_once)
+
+    assert texts(agent) == ["a", "1", "b", "2", "c", "3"]
+
+
+def test_a_callback_handler_that_calls_an_agent_when_it_is_looked_at_holds_nobody_up() -> None:
+    other = silent()
+
+    class Proxy:
+        def __getattr__(self, name: str) -> str:
+            if not other.messages:
+                other.messages.append(user("looked"))
+            return "proxy"
+
+        def __call__(self, **event: Any) -> None: ...
+
+    agent = Agent(model=counting(), callback_handler=Proxy())
+    assert str(Background(lambda: agent("Hi")).join()) == "1"
+    assert "looked" in texts(other)
+
+
+def test_the_messages_of_an_agent_with_a_journal_of_its_own_can_be_changed_before_its_first_call() -> None:
+    agent = silent(messages=[user("a")], journal=MemoryJournal())
+    agent.messages.append(assistant("1"))
+    assert texts(agent) == ["a", "1"]
+
+
 def test_what_a_mutator_of_a_list_gives_this_one_gives() -> None:
     agent = talked()
     messages = agent.messages
@@ -1145,7 +1205,7 @@ def test_closing_during_a_call_closes_the_journal_when_the_call_is_over(closings
 async def test_an_exception_that_closes_the_agent_lets_a_running_turn_write_its_end_first(around: bool) -> None:
     model, journal = Gated(), Watched()
     async with Runtime() if around else nullcontext():
-        with pytest.raises(ZeroDivisionError), silent(model, journal=journal) as agent:
+        with pytest.raises(ZeroDivisionError), silent(model, journal=journal) as agent:  # noqa: PT012 - where it is raised is the point
             stream = agent.stream("Hi")
             async for event in stream:
                 if isinstance(event, TextDelta):
@@ -1170,7 +1230,7 @@ async def test_a_call_that_is_cut_off_after_its_agent_was_closed_closes_the_jour
         if how == "cancelled":
             tasks.start_soon(agent.invoke_async, "Hi")
         else:
-            with pytest.raises(ZeroDivisionError):
+            with pytest.raises(ZeroDivisionError):  # noqa: PT012 - where it is raised is the point
                 async with Runtime():
                     stream = agent.stream("Hi")
                     await stream.__aenter__()
