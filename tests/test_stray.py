@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ropewalk import (
     AgentSpec,
@@ -16,6 +19,7 @@ from ropewalk import (
     JournalUnavailable,
     MemoryJournal,
     MessageAdded,
+    NullConversationManager,
     Runtime,
     TextDelta,
     TurnFailed,
@@ -130,7 +134,7 @@ async def test_what_is_shown_is_a_copy() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("way", ["stream", "submit"])
+@pytest.mark.parametrize("way", ["stream", "submit", "events"])
 async def test_waiting_without_asking_hides_no_deadlock(way: str) -> None:
     sessions: dict[str, Any] = {}
 
@@ -141,6 +145,9 @@ async def test_waiting_without_asking_hides_no_deadlock(way: str) -> None:
             async with sessions["b"].stream("sub") as events:
                 async for _ in events:
                     pass
+        elif way == "events":
+            async for _ in (await sessions["b"].submit("sub")).events():
+                pass
         else:
             await (await sessions["b"].submit("sub")).result()
         return "done"
@@ -158,6 +165,82 @@ async def test_waiting_without_asking_hides_no_deadlock(way: str) -> None:
             sessions[name] = await runtime.open(name, AgentSpec(name=name, model=model, tools=[given]))
         with anyio.fail_after(10):
             assert str(await sessions["a"].ask("go")) == "end"
+
+
+async def read_all(events: Any) -> None:
+    async for _ in events:
+        pass
+
+
+async def wait_for_next(session: Any, *, read: bool) -> None:
+    turn = await session.submit("more")
+    await (read_all(turn.events()) if read else turn.result())
+
+
+WAITS: dict[str, Callable[[Any, Any], Awaitable[Any]]] = {
+    "ask": lambda session, stream: session.ask("more"),
+    "read its turn": lambda session, stream: read_all(stream.turn.events()),
+    "read its stream": lambda session, stream: read_all(stream),
+    "result": lambda session, stream: stream.turn.result(),
+    "result of the next": lambda session, stream: wait_for_next(session, read=False),
+    "read the next": lambda session, stream: wait_for_next(session, read=True),
+}
+DEEDS: dict[str, Callable[[Any, Any], Awaitable[Any]]] = {
+    "messages": lambda session, stream: session.messages(),
+    "transcript": lambda session, stream: read_all(session.transcript()),
+    "submit": lambda session, stream: session.submit("more"),
+    "cancel": lambda session, stream: session.cancel(),
+    "cancel its turn": lambda session, stream: stream.turn.cancel(),
+}
+
+
+@given(
+    who=st.sampled_from(["tool", "handler", "manager"]),
+    deeds=st.lists(st.sampled_from([*WAITS, *DEEDS]), min_size=1, max_size=4),
+    randomness=st.random_module(),
+)
+async def test_whatever_code_of_a_turn_does_with_its_session_it_never_waits_for_itself(who: str, deeds: list[str], randomness: object) -> None:
+    did: list[str] = []
+
+    async def act() -> None:
+        if did:
+            return
+        did.append("began")
+        for deed in deeds:
+            if deed in DEEDS:
+                await DEEDS[deed](session, stream)
+                continue
+            with pytest.raises(WouldDeadlock):
+                await WAITS[deed](session, stream)
+        did.append("ended")
+
+    class Manager(NullConversationManager):
+        async def apply_management(self, messages: list[Any]) -> None:
+            if who == "manager":
+                await act()
+
+    @tool
+    async def busy() -> str:
+        """Do something with the session."""
+        if who == "tool":
+            await act()
+        return "done"
+
+    async def handle(event: object) -> None:
+        if who == "handler":
+            await act()
+
+    async with Runtime() as runtime:
+        model = ScriptedModel(lambda messages: "end" if len(messages) > 1 else Reply(tool_uses=[ToolUse("busy")]))
+        session = await runtime.open("s", AgentSpec(model=model, tools=[busy], conversation_manager=Manager()))
+        session.add_handler(handle, kinds={TextDelta}, on_error="fail_turn")
+        stream = session.stream("go")
+        with trio.fail_after(10):
+            async with stream:
+                result = await stream.turn.result()
+        assert result.stop_reason in ("end_turn", "cancelled")
+        assert did == ["began", "ended"] or any("cancel" in deed for deed in deeds)
+        assert is_valid(await session.messages())
 
 
 @pytest.mark.anyio

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, TurnEnded, TurnPaused
-from ropewalk.runtime.cell import Cell, waiting_for
+from ropewalk.runtime.cell import Cell, messages_around, refuse_deadlock, waiting_for
 from ropewalk.runtime.channel import kinds_of
 from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.subscription import Subscription
@@ -65,6 +65,20 @@ class TurnStream(Subscription):
         return outcome.error
 
 
+class WatchedTurn(TurnStream):
+    """A turn's events for somebody who did not ask with `Session.stream`: each time they wait, they wait for the turn."""
+
+    def __init__(self, cell: Cell, prompt: Prompt, kinds: frozenset[type[Event]] | None) -> None:
+        super().__init__(prompt, kinds)
+        self._cell = cell
+
+    async def __anext__(self) -> Event:
+        if self._prompt.outcome.settled or not messages_around():
+            return await super().__anext__()
+        with waiting_for(self._cell, self._prompt):
+            return await super().__anext__()
+
+
 class Turn:
     """The work on one prompt, which the session owns: it goes on whoever watches."""
 
@@ -98,8 +112,11 @@ class Turn:
             return await self._prompt.outcome.wait()
 
     def events(self, kinds: Iterable[type[Event]] | None = None) -> TurnStream:
-        """The turn's events from now on: ``async for event in turn.events(): ...``. Never holds the turn up."""
-        stream = TurnStream(self._prompt, kinds_of(kinds))
+        """The turn's events from now on: ``async for event in turn.events(): ...``. Never holds the turn up.
+
+        Reading raises `WouldDeadlock` in code that the turn waits for: its tools, handlers and manager.
+        """
+        stream = WatchedTurn(self._cell, self._prompt, kinds_of(kinds))
         if self._prompt.outcome.settled:
             stream.end()
             return stream
@@ -163,6 +180,8 @@ class AskStream:
     async def __anext__(self) -> Event:
         if self._waiting is None:
             raise InvalidOption("the prompt is sent when the stream is entered: `async with session.stream(...) as events: async for event in events: ...`")
+        if not self._prompt.outcome.settled:
+            refuse_deadlock(self._cell)  # whoever reads need not be who entered: it may be a tool of the turn
         return await self._events.__anext__()
 
     def take(self) -> Event | None:
@@ -172,8 +191,6 @@ class AskStream:
 
 def is_part_of(cell: Cell, prompt: Prompt) -> bool:
     """Whether the calling code runs inside the turn of this very prompt, and so cannot wait for its end."""
-    from ropewalk.runtime.cell import messages_around
-
     return (cell, prompt) in messages_around()
 
 
