@@ -13,7 +13,7 @@ import contextlib
 import contextvars
 import traceback
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
 import anyio.abc
@@ -23,6 +23,7 @@ import structlog
 from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
+from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Failure, RestartLedger, attempt_foreign, own_task, stepwise
 
 if TYPE_CHECKING:
@@ -323,12 +324,16 @@ class Cell:
         self._activating = done = anyio.Event()
         outer = _working.set((*_working.get(), (self, done)))
         try:
-            self.actor = await self.kind.activate(self, create=create, **seed)
+            with guarded():
+                self.actor = await self.kind.activate(self, create=create, **seed)
+        except CancelScopeLeft:
+            if self.actor is None:
+                raise
         finally:
             _working.reset(outer)
             self._activating = None
             done.set()
-        return self.actor
+        return cast(Actor, self.actor)
 
     async def _handle(self, envelope: Envelope) -> Any:
         context = envelope.context
@@ -412,6 +417,12 @@ class WorkerPool:
 
     async def _work(self, first: Cell) -> None:
         own_task()
+        with contextlib.suppress(CancelScopeLeft), guarded():
+            await self._work_on(first)
+
+    async def _work_on(self, first: Cell) -> None:
+        """Work for one cell after the other, as long as nobody leaves a cancel scope here that would end the work of others."""
+        ends = anyio.current_effective_deadline()
         cell: Cell | None = first
         del first
         while cell is not None:
@@ -423,7 +434,7 @@ class WorkerPool:
             finally:
                 self._done_with(cell)
             del cell
-            cell = await self._next()
+            cell = await self._next() if anyio.current_effective_deadline() >= ends else None
 
     async def _next(self) -> Cell | None:
         """Park until there is a cell to work for; None when enough are parked already."""

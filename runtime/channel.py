@@ -23,6 +23,7 @@ import structlog
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
+from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.subscription import ReaderOverflow, Subscription
 from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, contained, stepwise
 
@@ -111,8 +112,11 @@ class Handler:
         if self.timeout is None:
             outcome = await attempt_foreign(watched)
         else:
-            with anyio.move_on_after(self.timeout):
-                outcome = await attempt_foreign(watched)
+            try:
+                with guarded(anyio.move_on_after(self.timeout)):
+                    outcome = await attempt_foreign(watched)
+            except CancelScopeLeft as left:
+                outcome = Failure(left)
         return outcome if isinstance(outcome, Failure) else None
 
     def _step(self, session_id: str, step: Callable[[Any], Any], argument: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 from hypothesis import given
@@ -20,14 +21,18 @@ from ropewalk import (
     MemoryJournal,
     MessageAdded,
     NullConversationManager,
+    PromptSettled,
     Runtime,
+    SessionActivated,
     TextDelta,
     TurnFailed,
+    TurnStarted,
     WouldDeadlock,
     tool,
 )
 from ropewalk.actors.validity import is_valid
 from ropewalk.runtime.journal import Fault
+from ropewalk.runtime.supervision import Failure, attempt
 from ropewalk.testing import Reply, ScriptedModel, ToolUse
 
 
@@ -241,6 +246,106 @@ async def test_whatever_code_of_a_turn_does_with_its_session_it_never_waits_for_
         assert result.stop_reason in ("end_turn", "cancelled")
         assert did == ["began", "ended"] or any("cancel" in deed for deed in deeds)
         assert is_valid(await session.messages())
+
+
+def enter_and_stay(how: str) -> None:
+    scope = anyio.CancelScope() if how == "open" else anyio.move_on_after(0 if how == "over" else 3600)
+    scope.__enter__()
+    if how == "cancelled":
+        scope.cancel()
+
+
+class Leaving:
+    """Code of every kind that enters cancel scopes and never leaves them: `who` is who does it now, `how` what scope it is."""
+
+    context_window = None
+
+    def __init__(self) -> None:
+        self.who = ""
+        self.how = ""
+
+    def does(self, who: str) -> None:
+        if who == self.who:
+            enter_and_stay(self.how)
+
+    async def stream(self, messages: Any, **options: Any) -> AsyncIterator[dict[str, Any]]:
+        self.does("model")
+        calls = ["leave", "leave"] if self.who == "tools" else ["leave"] if self.who == "tool" else []
+        calling = calls and "toolResult" not in messages[-1]["content"][0]
+        model = ScriptedModel([Reply(tool_uses=[ToolUse(name) for name in calls]) if calling else "done"])
+        async for chunk in model.stream(messages):
+            yield chunk
+
+    def spec(self) -> AgentSpec:
+        @tool
+        async def leave() -> str:
+            """Enter a scope, and stay in it."""
+            self.does(self.who)
+            await anyio.lowlevel.checkpoint()
+            return "left"
+
+        class Manager(NullConversationManager):
+            async def apply_management(manager, messages: list[Any]) -> None:  # noqa: N805
+                self.does("manager")
+
+        return AgentSpec(model=self, tools=[leave], conversation_manager=Manager())
+
+    def listen(self, session: Any) -> None:
+        async def handle(event: object) -> None:
+            self.does("handler")
+            await anyio.lowlevel.checkpoint()
+
+        session.add_handler(handle, kinds={TurnStarted})
+        session.add_handler(handle, kinds={TurnStarted}, timeout=None)
+        for kind in (TurnStarted, PromptSettled):
+            session.add_handler(lambda event: self.does(type(event).__name__), kinds={kind})
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@given(
+    leaks=st.lists(
+        st.tuples(
+            st.sampled_from(["", "tool", "tools", "model", "manager", "handler", "TurnStarted", "PromptSettled"]),
+            st.sampled_from(["open", "late", "over", "cancelled"]),
+        ),
+        max_size=4,
+    ),
+    randomness=st.random_module(),
+)
+def test_a_cancel_scope_that_is_never_left_harms_nobody_but_whose_turn_it_is(backend: str, leaks: list[tuple[str, str]], randomness: object) -> None:
+    async def main() -> None:
+        leaving = Leaving()
+        async with Runtime() as runtime:
+            bad = await runtime.open("bad", leaving.spec())
+            innocent = await runtime.open("innocent", AgentSpec(name="innocent", model=ScriptedModel(lambda messages: "well")))
+            leaving.listen(bad)
+            for leaving.who, leaving.how in [*leaks, ("", "open")]:
+                came = await attempt(bad.ask("go"))
+                if leaving.who in ("tool", "tools"):
+                    assert str(came) == "done"
+                    results = [block["toolResult"] for message in await bad.messages() for block in message["content"] if "toolResult" in block]
+                    assert results[-1]["status"] == "error"
+                    assert "never left" in results[-1]["content"][0]["text"]
+                else:
+                    assert str(came) == "done" or isinstance(came, Failure)
+                assert is_valid(await bad.messages())
+                assert str(await innocent.ask("how are you?")) == "well"
+            assert str(came) == "done"
+            assert runtime.statistics().restarts == 0
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_handler_that_never_leaves_a_scope_spoils_no_opening(backend: str) -> None:
+    async def main() -> None:
+        async with Runtime() as runtime:
+            spec = AgentSpec(model=ScriptedModel(["well"]), handlers=[lambda event: enter_and_stay("open") if isinstance(event, SessionActivated) else None])
+            session = await runtime.open("s", spec)
+            with anyio.CancelScope():
+                assert str(await session.ask("how are you?")) == "well"
+
+    anyio.run(main, backend=backend)
 
 
 @pytest.mark.anyio

@@ -43,6 +43,7 @@ from ropewalk.actors.turn import (
     step,
 )
 from ropewalk.actors.view import Entry
+from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Failure, attempt
 
 if TYPE_CHECKING:
@@ -169,8 +170,11 @@ class TurnDriver:
         scope = self._scope = backend.scope() if seconds is None else backend.scope(deadline=backend.now() + seconds)
         try:
             driven: Failure | None = None
-            with scope:
-                driven = await attempt(self._drive())
+            try:
+                with guarded(scope):
+                    driven = await attempt(self._drive())
+            except CancelScopeLeft as left:
+                driven = Failure(left)
             self._stop(driven)
             await tell(self)
         except anyio.get_cancelled_exc_class():

@@ -17,6 +17,7 @@ from ropewalk.actors.session.records import Edited
 from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
 from ropewalk.actors.view import Edit, Entry, difference
+from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, supervise
 
 if TYPE_CHECKING:
@@ -132,8 +133,11 @@ async def manage_after_turn(driver: TurnDriver) -> None:
     if policy_of(actor.manager, "apply") == "custom":
         await actor.writer.commit()  # it may take its time: what was said waits for it no longer than for the journal
     managed: list[Message] | Failure | None = None
-    with anyio.move_on_after(driver.reduction_left) as scope:
-        managed = await attempt_foreign(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
+    try:
+        with guarded(anyio.move_on_after(driver.reduction_left)) as scope:
+            managed = await attempt_foreign(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
+    except CancelScopeLeft as left:
+        managed = Failure(left)
     if scope.cancelled_caught:
         _manager_failed(driver, TimeoutError("the manager did not end in time"))
     elif isinstance(managed, Failure):

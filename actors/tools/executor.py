@@ -37,6 +37,7 @@ from ropewalk.actors.tools.results import (
 )
 from ropewalk.actors.tools.tool import Tool
 from ropewalk.actors.validity import is_dict, is_list
+from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Failure, attempt, contain
 
 __all__ = ["MakeContext", "run_tool", "run_tools"]
@@ -184,10 +185,15 @@ async def _closed(items: Any) -> None:
 
 async def _contact(work: Awaitable[T], context: ToolContext, deadline: float | None) -> T | Failure | _Odd:
     """Await a piece of a tool's work until the deadline; never raises but cancellation that is meant for us, and exits."""
-    if deadline is not None:
-        with anyio.CancelScope(deadline=deadline):
-            return await _contact(work, context, None)
-        return _Odd.TIMED_OUT
+    try:
+        with guarded(anyio.CancelScope(deadline=math.inf if deadline is None else deadline)):
+            return await _reached(work, context)
+    except CancelScopeLeft as left:
+        return Failure(left)
+    return _Odd.TIMED_OUT
+
+
+async def _reached(work: Awaitable[T], context: ToolContext) -> T | Failure:
     try:
         return await attempt(work)
     except anyio.get_cancelled_exc_class():
