@@ -11,6 +11,8 @@ from typing import Any
 import anyio
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ropewalk import (
     AgentResult,
@@ -33,6 +35,7 @@ from ropewalk import (
     SessionBusy,
     SessionExists,
     TextDelta,
+    Tool,
     ToolContext,
     ToolEnded,
     ToolProgress,
@@ -45,7 +48,9 @@ from ropewalk import (
     WouldDeadlock,
     tool,
 )
-from ropewalk.actors.validity import is_open
+from ropewalk.actors.session.assembly import Assembly
+from ropewalk.actors.testing.chunks import TOOL_NAMES, StreamedAnswer, streamed_answers
+from ropewalk.actors.validity import is_open, is_valid
 from ropewalk.testing import Reply, ScriptedModel, ToolUse, in_trio
 from talk import Gate, agent, assert_sound, calls, echo, kinds, result_block, results, said, told, transcript, virtual_runtime, wait
 
@@ -1203,6 +1208,43 @@ async def test_the_models_stop_reason_is_the_turns(reply: Reply, reason: str) ->
         assert (await session.ask("go")).stop_reason == reason
         assert await session.messages() == [told("go"), said("so")]
         await session.ask("on")
+        await assert_sound(session)
+
+
+@given(streamed_answers(stop_reasons=["max_tokens"]), st.data(), st.random_module())
+async def test_an_answer_that_met_the_token_limit_is_kept_and_what_was_cut_off_is_told(answer: StreamedAnswer, data: st.DataObject, randomness: object) -> None:
+    ending = [chunk for chunk in answer.chunks if "messageStop" in chunk]
+    said_before = [chunk for chunk in answer.chunks if "messageStop" not in chunk]
+    cut = data.draw(st.integers(0, len(said_before)), label="chunks")
+    chunks = [*said_before[:cut], *ending]
+    ran: list[dict[str, Any]] = []
+    tools = [Tool(name, "Work.", {"type": "object"}, lambda given, context: ran.append(given)) for name in TOOL_NAMES]
+    streams: list[list[dict[str, Any]]] = [chunks, [{"contentBlockDelta": {"delta": {"text": "on"}}}, {"messageStop": {"stopReason": "end_turn"}}]]
+
+    class Model:
+        context_window = None
+
+        async def stream(self, messages: Any, **options: Any) -> AsyncIterator[dict[str, Any]]:
+            assert is_valid(list(messages))
+            for chunk in streams.pop(0):
+                yield chunk
+
+    async with Runtime() as runtime:
+        session = await runtime.open("me", agent(Model(), tools=tools))
+        result = await session.ask("go")
+        assembly = Assembly(str)
+        for chunk in chunks:
+            assembly.feed(chunk)
+        kept, _ = assembly.message()
+        raw = assembly.raw()
+
+        assert (result.stop_reason, result.message) == ("max_tokens", kept)
+        assert (await session.messages())[1] == kept
+        assert ran == []
+        beside = [(message, why) for message, why in await transcript(session) if why is not None]
+        assert beside == ([] if raw is None or raw == kept else [(raw, "max_tokens")])
+        assert str(await session.ask("more")) == "on"
+        assert is_valid(await session.messages())
         await assert_sound(session)
 
 

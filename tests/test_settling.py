@@ -302,7 +302,7 @@ class TestEveryTurn:
                 assert told[entry.number - 1].message == entry.message
         for body in session.records:
             if isinstance(body, Settled):
-                assert all(told[entry.number - 1].left_because == body.how for entry in body.aside)
+                assert all(told[entry.number - 1].left_because == (body.stop_reason if body.how == "finished" else body.how) for entry in body.aside)
 
     @given(sessions())
     def test_says_nothing_twice(self, session: Session) -> None:

@@ -277,16 +277,18 @@ class Leaving:
             yield chunk
 
     def spec(self) -> AgentSpec:
+        does = self.does
+
         @tool
         async def leave() -> str:
             """Enter a scope, and stay in it."""
-            self.does(self.who)
+            does(self.who)
             await anyio.lowlevel.checkpoint()
             return "left"
 
         class Manager(NullConversationManager):
-            async def apply_management(manager, messages: list[Any]) -> None:  # noqa: N805
-                self.does("manager")
+            async def apply_management(self, messages: list[Any]) -> None:
+                does("manager")
 
         return AgentSpec(model=self, tools=[leave], conversation_manager=Manager())
 

@@ -27,8 +27,10 @@ def conclude(driver: TurnDriver) -> None:
     turn = writer.state.turn
     if finish is None or turn is None or turn.turn_id != driver.turn_id:
         return  # concluded already, and the runtime was cancelled while the end was being told
-    account_cycle(driver)
     under_way = driver.call.assembly if driver.call is not None else None
+    # What the token limit cut off was left out of an answer that is recorded already.
+    raw = under_way or (driver.call_to_account.assembly if driver.call_to_account is not None and finish.stop_reason == "max_tokens" else None)
+    account_cycle(driver)
     error = None if finish.error is None else type(_root(finish.error)).__name__
     ending = Ending(
         finish.how,
@@ -37,7 +39,7 @@ def conclude(driver: TurnDriver) -> None:
         0 if isinstance(driver.state, Ready) else driver.state.turn.cycle,
         driver.usage,
         None if under_way is None else under_way.partial(),
-        None if under_way is None else under_way.raw(),
+        None if raw is None else raw.raw(),
         driver.results,
     )
     body = settle(writer.state, turn, ending)

@@ -133,8 +133,9 @@ async def manage_after_turn(driver: TurnDriver) -> None:
     if policy_of(actor.manager, "apply") == "custom":
         await actor.writer.commit()  # it may take its time: what was said waits for it no longer than for the journal
     managed: list[Message] | Failure | None = None
+    scope = anyio.move_on_after(driver.reduction_left)
     try:
-        with guarded(anyio.move_on_after(driver.reduction_left)) as scope:
+        with guarded(scope):
             managed = await attempt_foreign(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
     except CancelScopeLeft as left:
         managed = Failure(left)

@@ -161,12 +161,12 @@ def transcribe(transcript: Transcript, body: Body) -> None:
             transcript.append(entry)
         case Edited(edit=edit):
             transcript.apply(edit)
-        case Settled(how=how, edit=edit, entries=entries, aside=aside):
+        case Settled(how=how, stop_reason=stop_reason, edit=edit, entries=entries, aside=aside):
             if edit is not None:
                 transcript.apply(edit)
             for entry in entries:
                 transcript.append(entry)
             for entry in aside:
-                transcript.aside(entry, how)
+                transcript.aside(entry, how if how != "finished" or stop_reason is None else stop_reason)
         case Accepted() | Withdrawn():
             pass
