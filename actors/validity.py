@@ -15,11 +15,27 @@ from typing import Any, TypeGuard
 from ropewalk.actors.errors import InvalidConversation
 from ropewalk.actors.messages import Block, Message, error_result, tool_results, tool_uses
 
-__all__ = ["BLANK", "INTERRUPTED", "MAX_DEPTH", "check", "copied", "door", "is_dict", "is_list", "is_open", "is_valid", "unanswered"]
+__all__ = [
+    "BLANK",
+    "INPUT_DEPTH",
+    "INTERRUPTED",
+    "MAX_DEPTH",
+    "check",
+    "copied",
+    "deeper_than",
+    "door",
+    "is_dict",
+    "is_list",
+    "is_open",
+    "is_valid",
+    "unanswered",
+]
 
 BLANK = "[blank text]"
 INTERRUPTED = "Tool was interrupted."
 MAX_DEPTH = 100
+INPUT_DEPTH = MAX_DEPTH - 10
+"""How deep a call's input or a citation may be nested, so that the message around it stays within what can be copied."""
 
 
 def check(messages: Sequence[Message]) -> None:
@@ -95,6 +111,12 @@ def copied(messages: Sequence[Message]) -> list[Message]:
     Raises `InvalidConversation` for what is no list, or is nested deeper than `MAX_DEPTH`.
     """
     return [_copy(message, 0, index) for index, message in enumerate(_listed(messages))]
+
+
+def deeper_than(levels: int, value: Any) -> bool:
+    """Whether JSON data is nested deeper than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(inner) and (levels <= 0 or any(deeper_than(levels - 1, item) for item in inner))
 
 
 def is_dict(value: Any) -> TypeGuard[dict[Any, Any]]:

@@ -368,11 +368,18 @@ def test_a_tool_that_cannot_be_described(which: str) -> None:
 
 # --- what a model gets wrong ------------------------------------------------------------------------------------------
 
+
+def nested_input(depth: int) -> str:
+    return '{"text": "", "more": ' + "[" * depth + "]" * depth + "}"
+
+
 WRONG_CALLS: dict[str, tuple[ToolUse, str]] = {
     "a tool there is not": (ToolUse("nobody", id="x"), "Unknown tool: nobody"),
     "a name that is none": (ToolUse("no body!", id="x"), "Error: tool_name=<no body!> | invalid tool name pattern"),
     "no JSON": (ToolUse("echo", '{"text": "hi', id="x"), "the tool's input is not a JSON object"),
     "no object": (ToolUse("echo", "[1]", id="x"), "the tool's input is not a JSON object"),
+    "nesting too deep to be kept": (ToolUse("echo", nested_input(95), id="x"), "nested deeper than 90 levels"),
+    "nesting too deep to be read": (ToolUse("echo", nested_input(100_000), id="x"), "nested deeper than 90 levels"),
     "a wrong type": (ToolUse("echo", {"text": {"a": 1}}, id="x"), "Validation failed for input parameters"),
 }
 

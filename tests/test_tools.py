@@ -255,6 +255,26 @@ async def test_input_that_is_no_json_object_is_told_and_the_tool_not_called() ->
     assert calls == []
 
 
+@given(depth=st.integers(0, 120) | st.integers(120, 200_000), pair=st.sampled_from([("[", "]"), ('{"a":', "}")]), is_text=st.booleans())
+async def test_input_however_deep_is_handed_over_whole_or_told_to_be_too_deep(depth: int, pair: tuple[str, str], is_text: bool) -> None:
+    calls: list[Any] = []
+    made = of(lambda tool_input, context: [calls.append(tool_input), "ran"][1])
+    opening, closing = pair
+    given: Any = '{"x": ' + opening * depth + "0" + closing * depth + "}"
+    if not is_text:
+        inner: Any = 0
+        for _ in range(depth):
+            inner = [inner] if opening == "[" else {"a": inner}
+        given = {"x": inner}
+
+    told = text_of(await ran(made, given))
+
+    assert told == "ran" or "nested deeper than 90 levels" in told
+    assert len(calls) == (told == "ran")
+    assert told == "ran" or depth >= 90
+    assert told != "ran" or depth <= 100
+
+
 WORDS = st.text(max_size=8)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS,

@@ -14,7 +14,7 @@ import msgspec
 
 from ropewalk.actors.errors import ModelError
 from ropewalk.actors.messages import Block, Message
-from ropewalk.actors.validity import BLANK, MAX_DEPTH
+from ropewalk.actors.validity import BLANK, INPUT_DEPTH, deeper_than
 from ropewalk.runtime.supervision import Failure, contain
 
 __all__ = ["Assembly", "Piece"]
@@ -24,9 +24,6 @@ T = TypeVar("T")
 Kind: TypeAlias = Literal["text", "reasoning", "redacted", "tool"]
 Piece: TypeAlias = tuple[Kind, str, int, "OpenBlock"]
 """What one delta said: its kind, the text, the number of its block, and the block."""
-
-_DEPTH = MAX_DEPTH - 10
-"""How deep a call's input or a citation may be nested, so that the message around it stays within what can be copied."""
 
 
 class OpenBlock:
@@ -257,7 +254,7 @@ def _parsed(raw: str) -> dict[str, Any] | None:
     if not raw.strip():
         return {}
     given = contain(msgspec.json.decode, raw)
-    return None if not isinstance(given, dict) or (raw.count("[") + raw.count("{") > _DEPTH and _deeper_than(_DEPTH, given)) else given
+    return None if not isinstance(given, dict) or (raw.count("[") + raw.count("{") > INPUT_DEPTH and deeper_than(INPUT_DEPTH, given)) else given
 
 
 def _prose(block: OpenBlock, cut: bool) -> Block | None:
@@ -287,14 +284,9 @@ def _citation(given: Any) -> dict[str, Any]:
     _of("a citation", dict, given)
     encoded = contain(msgspec.json.encode, given)
     citation = encoded if isinstance(encoded, Failure) else msgspec.json.decode(encoded)
-    if isinstance(citation, Failure) or _deeper_than(_DEPTH, citation):
+    if isinstance(citation, Failure) or deeper_than(INPUT_DEPTH, citation):
         raise ModelError("a citation holds JSON values")
     return citation  # type: ignore[no-any-return]
-
-
-def _deeper_than(levels: int, value: Any) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(inner) and (levels <= 0 or any(_deeper_than(levels - 1, item) for item in inner))
 
 
 def _index(part: dict[str, Any]) -> int | None:

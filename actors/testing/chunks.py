@@ -16,14 +16,16 @@ from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.testing.strategies import texts, tool_inputs
 from ropewalk.actors.validity import BLANK, copied
 
-__all__ = ["BAD_INPUTS", "TOOL_NAMES", "StreamedAnswer", "chunk_streams", "streamed_answers"]
+__all__ = ["BAD_INPUTS", "DEEP_INPUTS", "TOOL_NAMES", "StreamedAnswer", "chunk_streams", "streamed_answers"]
 
 Chunk: TypeAlias = dict[str, Any]
 Kind: TypeAlias = Literal["text", "cited", "reasoning", "redacted", "tool"]
 
 TOOL_NAMES = ("calculator", "search")
-BAD_INPUTS = ("{", '{"expression": ', "nonsense", "[1, 2]", "3", '"text"', "null", '{"a": 1e999}', '{"a": "\\ud83d"}', "{'a': 1}", "[" * 3000)
-"""What is no JSON object, as models and dropped connections leave it."""
+DEEP_INPUTS = tuple('{"a": ' + opening * depth + "0" + closing * depth + "}" for depth in (95, 3000) for opening, closing in ("[]", ('{"a":', "}")))
+"""JSON objects that are nested deeper than a message can be, by a little and by so much that reading them overflows the stack."""
+BAD_INPUTS = ("{", '{"expression": ', "nonsense", "[1, 2]", "3", '"text"', "null", '{"a": 1e999}', '{"a": "\\ud83d"}', "{'a': 1}", "[" * 3000, *DEEP_INPUTS)
+"""What is no JSON object that a call could be made with, as models and dropped connections leave it."""
 
 
 @attrs.frozen

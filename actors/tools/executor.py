@@ -36,7 +36,7 @@ from ropewalk.actors.tools.results import (
     unreadable_input_result,
 )
 from ropewalk.actors.tools.tool import Tool
-from ropewalk.actors.validity import is_dict, is_list
+from ropewalk.actors.validity import INPUT_DEPTH, MAX_DEPTH, deeper_than, is_dict, is_list
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Failure, attempt, contain
 
@@ -99,15 +99,25 @@ async def run_tool(
     return _block(tool_use_id, tool, outcome)
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, depth: int = 0) -> Any:
     """JSON data in containers of its own: what stands in a history is never handed to a tool that could change it."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {INPUT_DEPTH} levels")
     if is_dict(value):
-        return {key: _copied(inner) if type(inner) in _CONTAINERS else inner for key, inner in value.items()}
-    return [_copied(inner) if type(inner) in _CONTAINERS else inner for inner in value] if is_list(value) else value
+        return {key: _copied(inner, depth + 1) if type(inner) in _CONTAINERS else inner for key, inner in value.items()}
+    return [_copied(inner, depth + 1) if type(inner) in _CONTAINERS else inner for inner in value] if is_list(value) else value
 
 
 def _read_input(text: str) -> dict[str, Any]:
-    read: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any]) if text.strip() else {}
+    """The input a JSON text says; raises what is wrong with it. What is nested so deep that no history can hold it is none."""
+    try:
+        read: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any]) if text.strip() else {}
+    except RecursionError:
+        read, too_deep = {}, True
+    else:
+        too_deep = text.count("[") + text.count("{") > INPUT_DEPTH and deeper_than(INPUT_DEPTH, read)
+    if too_deep:
+        raise ValueError(f"nested deeper than {INPUT_DEPTH} levels")
     return read
 
 
