@@ -24,7 +24,7 @@ from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Qua
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Failure, RestartLedger, attempt_foreign, own_task, stepwise
+from ropewalk.runtime.supervision import Failure, RestartLedger, attempt_foreign, own_task, running_task, stepwise
 
 if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
@@ -385,7 +385,7 @@ class WorkerPool:
     `working` are the cells being worked for, those that began first first; `cut_off` the ids of those whose work was ended from outside.
     """
 
-    __slots__ = ("_all_idle", "_idle", "_new_event", "_parked", "_tasks", "cut_off", "working")
+    __slots__ = ("_all_idle", "_host", "_idle", "_new_event", "_parked", "_tasks", "cut_off", "working")
 
     def __init__(self, tasks: anyio.abc.TaskGroup, parked: int, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
         self._tasks = tasks
@@ -395,6 +395,7 @@ class WorkerPool:
         self.working: dict[Cell, None] = {}
         self.cut_off: list[str] = []
         self._all_idle: anyio.Event | None = None
+        self._host = running_task()
 
     async def wait_idle(self) -> None:
         """Return when no cell is worked for."""
@@ -416,7 +417,7 @@ class WorkerPool:
         contextvars.Context().run(self._tasks.start_soon, self._work, cell)
 
     async def _work(self, first: Cell) -> None:
-        own_task()
+        own_task(self._host)
         with contextlib.suppress(CancelScopeLeft), guarded():
             await self._work_on(first)
 

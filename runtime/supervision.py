@@ -36,6 +36,7 @@ __all__ = [
     "in_cancelled_scope",
     "leaves",
     "own_task",
+    "running_task",
     "stepwise",
     "supervise",
     "unwrap",
@@ -139,19 +140,36 @@ async def attempt_foreign(awaitable: Awaitable[T]) -> T | Failure:
     return outcome
 
 
-_own_tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+_own_tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], weakref.ref[asyncio.Task[Any]] | None] = weakref.WeakKeyDictionary()
 
 
-def own_task() -> None:
-    """Declare that the running task is Ropewalk's, so that nobody but its scopes has a right to cancel it."""
+def running_task() -> weakref.ref[asyncio.Task[Any]] | None:
+    """The asyncio task that runs now, None where there is none."""
+    task = contain(asyncio.current_task)
+    return weakref.ref(task) if isinstance(task, asyncio.Task) else None
+
+
+def own_task(host: weakref.ref[asyncio.Task[Any]] | None = None) -> None:
+    """Declare that the running task is Ropewalk's, so that nobody but its scopes has a right to cancel it.
+
+    :param host: the task it hangs from. An event loop that ends cancels all its tasks, and those two together.
+    """
     task = contain(asyncio.current_task)
     if isinstance(task, asyncio.Task):
-        _own_tasks.add(task)
+        _own_tasks[task] = host
 
 
 def _is_cancelled_by_owner() -> bool:
     task = contain(asyncio.current_task)
-    return isinstance(task, asyncio.Task) and task.cancelling() > 0 and task not in _own_tasks
+    return isinstance(task, asyncio.Task) and task.cancelling() > 0 and (task not in _own_tasks or _is_loop_ending(_own_tasks[task]))
+
+
+def _is_loop_ending(host: weakref.ref[asyncio.Task[Any]] | None) -> bool:
+    """Whether the running task was cancelled together with its host and every other task that hangs from it: so does no tool."""
+    hosting = None if host is None else host()
+    if hosting is None or not hosting.cancelling():
+        return False
+    return all(task.done() or task.cancelling() for task, other in list(_own_tasks.items()) if other is host)
 
 
 def in_cancelled_scope() -> bool:

@@ -52,6 +52,7 @@ from ropewalk import (
     SessionExists,
     TextDelta,
     ToolInputDelta,
+    ToolStarted,
     Turn,
     TurnEnded,
     TurnStarted,
@@ -295,19 +296,29 @@ async def test_a_tool_that_will_not_stop_is_waited_for_a_while_only(autojump_clo
     assert [message["role"] for message in agent.messages] == ["user", "assistant", "user", "assistant"]
 
 
-def test_an_event_loop_that_ends_while_a_turn_is_left_behind_takes_it_along() -> None:
-    """Asyncio ends all tasks in any order, so the turn may end as one that was cancelled or as one that failed."""
-    agent = silent(Endless())
+@pytest.mark.parametrize("where", ["model", "tool", "tools"])
+def test_an_event_loop_that_ends_while_a_turn_is_left_behind_cancels_it(where: str) -> None:
+    """Asyncio ends all tasks in any order, a different one each time."""
 
-    async def leave() -> None:
+    @tool
+    async def hang() -> str:
+        """Hang."""
+        await anyio.sleep_forever()
+        return "never"
+
+    calls = [ToolUse("hang")] * ("model", "tool", "tools").index(where)
+
+    async def leave(agent: Agent) -> None:
         async for event in agent.stream("Hi"):
-            if isinstance(event, TextDelta):
+            if isinstance(event, ToolStarted if calls else TextDelta):
                 break
 
-    for run in (asyncio.run, lambda coroutine: trio.run(lambda: coroutine)):
-        run(leave())
-        assert texts(agent) in (["Hi", "word"], [])
-        agent.messages.clear()
+    for run in [asyncio.run] * 12 + [lambda coroutine: trio.run(lambda: coroutine)]:
+        agent = silent(ScriptedModel([Reply(text="word", tool_uses=calls)]) if calls else Endless(), tools=[hang])
+        run(leave(agent))
+        assert [*agent.messages[0]["content"], agent.messages[1]["content"][0]] == [{"text": "Hi"}, {"text": "word"}]
+        interrupted = [block["toolResult"]["content"] for message in agent.messages[2:] for block in message["content"]]
+        assert interrupted == [[{"text": "Tool was interrupted."}]] * len(calls)
 
 
 @pytest.mark.anyio
