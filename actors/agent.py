@@ -378,7 +378,7 @@ class Agent:
     def _listen(self, cell: Cell) -> tuple[Handler, ...]:
         """Add the handlers that listen while the conversation is in the cell's runtime: the spec's, then the callback."""
 
-        def outcome() -> AgentResult | Exception | None:
+        def outcome() -> AgentResult | BaseException | None:
             actor = cell.actor
             return actor.driver.result if isinstance(actor, SessionActor) and actor.driver is not None else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -109,7 +110,8 @@ class AgentStream(Generic[T]):
     async def _depart(self, place: Place, stay: Stay, turn: Turn) -> None:
         """Leave the conversation when the turn has its outcome, whether or not anybody still reads."""
         try:
-            await attempt(turn.result())
+            with contextlib.suppress(SystemExit):  # its reader's
+                await attempt(turn.result())
         finally:
             await self._residence.leave(stay)
             place.leave()

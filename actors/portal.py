@@ -92,6 +92,8 @@ class Portal:
             future.result()
         except CancelledError:
             raise RuntimeClosed("the portal ended before the call was done") from None
+        if call.exit is not None:
+            raise call.exit
         outcome: T = call.outcome
         return outcome
 
@@ -145,6 +147,7 @@ class _Call:
         self._unclaimed = [True]
         self.ended = threading.Event()
         self.outcome: Any = None
+        self.exit: SystemExit | None = None
 
     def claim(self) -> bool:
         """Whether the calling thread is the first to say what becomes of the call: the portal runs it, or its caller takes it back."""
@@ -157,6 +160,8 @@ class _Call:
             current_runtime.set(self._runtime)
             with anyio.CancelScope() as self._scope:
                 self.outcome = await self._work(self._runtime)
+        except SystemExit as left:  # of a tool, say: it is the caller's, not the portal's, where others' calls are at work
+            self.exit = left
         finally:
             self.ended.set()
 

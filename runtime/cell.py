@@ -24,7 +24,7 @@ from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Qua
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Failure, RestartLedger, attempt_foreign, own_task, running_task, stepwise
+from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt_foreign, own_task, running_task, stepwise
 
 if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
@@ -279,7 +279,11 @@ class Cell:
         try:
             while (envelope := self.mailbox.take()) is not None:
                 self.current = envelope
-                outcome = await attempt_foreign(self._handle(envelope))
+                try:
+                    outcome = await attempt_foreign(self._handle(envelope))
+                except SystemExit as left:  # whoever asked for this is told to exit; the other actors' work goes on
+                    envelope.outcome.fail(left)
+                    outcome = Failure(Exited(left))
                 self.current = None
                 if type(outcome) is not Failure:
                     envelope.outcome.settle(outcome)

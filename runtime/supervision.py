@@ -25,6 +25,7 @@ from ropewalk.runtime.errors import InvalidOption
 
 __all__ = [
     "Backoff",
+    "Exited",
     "Failure",
     "RestartLedger",
     "RestartPolicy",
@@ -44,6 +45,9 @@ __all__ = [
 
 T = TypeVar("T")
 log = structlog.get_logger("ropewalk")
+
+FELLOWS = 8
+"""How many other tasks are looked at to tell whether the event loop is ending: a few thousand may be asking at that moment."""
 
 
 @attrs.frozen
@@ -119,6 +123,14 @@ async def attempt(awaitable: Awaitable[T]) -> T | Failure:
         raise _without_failures(group) from None
 
 
+class Exited(Exception):
+    """Somebody else's code asked for the process to end. That is for whoever waits for that code to decide, not for others."""
+
+    def __init__(self, exit: SystemExit) -> None:
+        super().__init__(f"it raised SystemExit({exit.code!r})")
+        self.exit = exit
+
+
 class CancelledItself(Exception):
     """Somebody else's code was cancelled by itself, not by a scope it stands in: a failure of its own like any other."""
 
@@ -165,11 +177,12 @@ def _is_cancelled_by_owner() -> bool:
 
 
 def _is_loop_ending(host: weakref.ref[asyncio.Task[Any]] | None) -> bool:
-    """Whether the running task was cancelled together with its host and every other task that hangs from it: so does no tool."""
+    """Whether the running task was cancelled together with its host and the others that hang from it: so does no tool."""
     hosting = None if host is None else host()
     if hosting is None or not hosting.cancelling():
         return False
-    return all(task.done() or task.cancelling() for task, other in list(_own_tasks.items()) if other is host)
+    fellows = (task for task, other in _own_tasks.items() if other is host and not task.done())
+    return all(task.cancelling() for task in itertools.islice(fellows, FELLOWS))
 
 
 def in_cancelled_scope() -> bool:

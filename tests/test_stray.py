@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropewalk import (
+    Agent,
     AgentSpec,
     HandlerFailed,
     InvalidOption,
@@ -30,6 +32,7 @@ from ropewalk import (
     WouldDeadlock,
     tool,
 )
+from ropewalk.actors.portal import portal
 from ropewalk.actors.validity import is_valid
 from ropewalk.runtime.journal import Fault
 from ropewalk.runtime.supervision import Failure, attempt
@@ -348,6 +351,85 @@ def test_a_handler_that_never_leaves_a_scope_spoils_no_opening(backend: str) -> 
                 assert str(await session.ask("how are you?")) == "well"
 
     anyio.run(main, backend=backend)
+
+
+@tool
+async def leave() -> str:
+    """Exit."""
+    raise SystemExit(3)
+
+
+@tool
+def leave_plainly() -> str:
+    """Exit from a worker thread."""
+    raise SystemExit(3)
+
+
+def exiting(who: str) -> AgentSpec:
+    class Model:
+        context_window = None
+
+        async def stream(self, messages: Any, **options: Any) -> AsyncIterator[dict[str, Any]]:
+            yield {"contentBlockDelta": {"delta": {"text": "so"}}}
+            raise SystemExit(3)
+
+    def handle(event: object) -> None:
+        if isinstance(event, TextDelta):
+            raise SystemExit(3)
+
+    calls = [ToolUse(name) for name in who.split("+")] if "leave" in who else []
+    model = Model() if who == "model" else ScriptedModel([Reply(tool_uses=calls) if calls else "so", "after"])
+    return AgentSpec(model=model, tools=[leave, leave_plainly, fine], handlers=[handle] if who == "handler" else [])
+
+
+EXITING = ["leave", "leave_plainly", "leave+fine", "leave+leave_plainly", "model", "handler"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("who", EXITING)
+async def test_code_of_a_turn_that_exits_has_whoever_asked_exit_and_nobody_else(who: str) -> None:
+    async with Runtime() as runtime:
+        gate = anyio.Event()
+
+        @tool
+        async def wait() -> str:
+            """Wait."""
+            await gate.wait()
+            return "waited"
+
+        innocent = await runtime.open("innocent", AgentSpec(name="innocent", model=ScriptedModel([Reply(tool_uses=[ToolUse("wait")]), "well"]), tools=[wait]))
+        work = await innocent.submit("how are you?")
+        session = await runtime.open("bad", exiting(who))
+        with pytest.raises(SystemExit) as left:
+            await session.ask("go")
+        assert left.value.code == 3
+        assert session.status == "idle"
+        assert is_valid(await session.messages())
+        turn = await session.submit("go on")
+        with contextlib.suppress(SystemExit):
+            await turn.result()
+        assert runtime.statistics().restarts == 0
+        gate.set()
+        assert str(await work.result()) == "well"
+
+
+@pytest.mark.parametrize("who", EXITING)
+def test_code_of_an_agents_turn_that_exits_has_its_sync_caller_exit_and_no_other(who: str) -> None:
+    spec = exiting(who)
+    agent = Agent(model=spec.model, tools=[leave, leave_plainly, fine], handlers=spec.handlers, callback_handler=None)
+    before = portal()
+    with pytest.raises(SystemExit):
+        agent("go")
+    assert portal() is before
+    assert is_valid(agent.messages)
+
+    async def read() -> None:
+        async for _ in agent.stream("go on"):
+            pass
+
+    with contextlib.suppress(SystemExit):
+        anyio.run(read, backend="trio")
+    assert is_valid(agent.messages)
 
 
 @pytest.mark.anyio

@@ -44,7 +44,7 @@ from ropewalk.actors.turn import (
 )
 from ropewalk.actors.view import Entry
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Failure, attempt
+from ropewalk.runtime.supervision import Exited, Failure, attempt
 
 if TYPE_CHECKING:
     from ropewalk.actors.result import AgentResult
@@ -104,7 +104,7 @@ class TurnDriver:
         self.finish: Finish | None = None
         self.settled_in = 0
         self.call: ModelCall | None = None
-        self.result: AgentResult | Exception | None = None
+        self.result: AgentResult | BaseException | None = None
         self.results: dict[str, Block] = {}
         self.last_said: Message | None = None
         self.usage: tuple[int, int, int] = (0, 0, 0)
@@ -175,6 +175,8 @@ class TurnDriver:
                     driven = await attempt(self._drive())
             except CancelScopeLeft as left:
                 driven = Failure(left)
+            except SystemExit as left:
+                driven = Failure(Exited(left))
             self._stop(driven)
             await tell(self)
         except anyio.get_cancelled_exc_class():

@@ -12,7 +12,7 @@ from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.settling import Ending, settle
 from ropewalk.actors.turn import Ready
 from ropewalk.runtime.channel import HandlerFault
-from ropewalk.runtime.supervision import Failure, attempt
+from ropewalk.runtime.supervision import Exited, Failure, attempt
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
@@ -69,7 +69,7 @@ async def tell(driver: TurnDriver) -> None:
     told = await attempt(writer.commit_whole())
     if isinstance(told, Failure) and not writer.stands(driver.settled_in):
         raise told.error
-    if isinstance(result, Exception):
+    if isinstance(result, BaseException):
         driver.prompt.outcome.fail(result)
     elif result is not None:
         driver.prompt.outcome.settle(result)
@@ -77,7 +77,7 @@ async def tell(driver: TurnDriver) -> None:
         raise told.error  # a later write failed: this incarnation is over, though the turn stands
 
 
-def _result(driver: TurnDriver) -> AgentResult | Exception | None:
+def _result(driver: TurnDriver) -> AgentResult | BaseException | None:
     """What a concluded turn came to, as its asker gets it."""
     finish = driver.finish
     if finish is None:
@@ -104,16 +104,20 @@ def account_cycle(driver: TurnDriver) -> None:
     driver.actor.ledger.cycle(trace, usage, call.assembly.latency)
 
 
-def _root(error: Exception) -> Exception:
-    """What failed in the end: the error of the handler that was added to fail the turn, or the bug of the provider."""
+def _root(error: Exception) -> BaseException:
+    """What failed in the end: the error of the handler that was added to fail the turn, the bug of the provider, or an exit."""
+    if isinstance(error, Exited):
+        return error.exit
     return error.__cause__ if isinstance(error, HandlerFault | TurnFailed) and isinstance(error.__cause__, Exception) else error
 
 
-def _for_the_asker(error: Exception) -> Exception:
-    """What `ask` raises: errors of the model as they are, anything else as `TurnFailed` with its cause."""
+def _for_the_asker(error: Exception) -> BaseException:
+    """What `ask` raises: errors of the model and exits as they are, anything else as `TurnFailed` with its cause."""
     if isinstance(error, ModelError | TurnFailed):
         return error
     root = _root(error)
+    if isinstance(root, SystemExit):
+        return root
     failed = TurnFailed(f"the turn failed: {type(root).__name__}: {root}")
     failed.__cause__ = root
     return failed

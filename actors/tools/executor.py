@@ -293,7 +293,12 @@ async def _run_together(call: _TimedCall, calls: list[tuple[str, Block]], listen
         async def hand_over(data: Any) -> None:
             await sender.send((False, (tool_use, data)))
 
-        block, seconds = await call(key, tool_use, listener.report and hand_over)
+        try:
+            block, seconds = await call(key, tool_use, listener.report and hand_over)
+        except SystemExit as left:  # let out of a task of its own, it would end the event loop
+            exits.append(left)
+            group.cancel_scope.cancel()
+            return
         await sender.send((True, (tool_use, block, seconds)))
 
     async def conduct(group: TaskGroup) -> None:
@@ -307,11 +312,14 @@ async def _run_together(call: _TimedCall, calls: list[tuple[str, Block]], listen
             await _tell(listener.ended if is_end else listener.report, *arguments)
 
     failed: Failure | None = None
+    exits: list[SystemExit] = []
     with sender, receiver:
         async with anyio.create_task_group() as group:
             # Raised after the group has ended, a listener's exception comes out as it is, not wrapped in a group.
             failed = await attempt(conduct(group))
             if failed is not None:
                 group.cancel_scope.cancel()
+    if exits:
+        raise exits[0]
     if failed is not None:
         raise failed.error
