@@ -44,6 +44,8 @@ log = structlog.get_logger("ropewalk")
 class Actor(Protocol):
     """One incarnation. Its methods are never run beside each other.
 
+    One that has figures its handle shows may have ``summary()``: what is left of it to show while there is no incarnation.
+
     One whose state runs ahead of what it has published may also have ``untold()``: it gives something to await before it is
     asked again, and None when a `snapshot` tells nothing that readers have not heard.
     """
@@ -157,7 +159,8 @@ def waiting_for(cell: Cell, envelope: Envelope) -> Generator[None]:
 class Cell:
     """One actor's place in a runtime. Made by the runtime only.
 
-    `actor` is the incarnation, None while there is none; `current` the message being handled; `reason` why it is quarantined;
+    `actor` is the incarnation, None while there is none; `summary` what the last one left to show of it then; `current` the
+    message being handled; `reason` why it is quarantined;
     `kept` whether somebody may hold a handle, so that the cell must stay the one of its id.
     """
 
@@ -178,6 +181,7 @@ class Cell:
         "reason",
         "restarts",
         "runtime",
+        "summary",
     )
 
     def __init__(self, runtime: Runtime, actor_id: str, kind: ActorKind, journal: Journal, publisher: Publisher) -> None:
@@ -188,6 +192,7 @@ class Cell:
         self.publisher = publisher
         self.mailbox: Mailbox[Envelope] = Mailbox(kind.mailbox, "reject")
         self.actor: Actor | None = None
+        self.summary: Any = None
         self.busy = False
         self.current: Envelope | None = None
         self.reason: str | None = None
@@ -254,6 +259,12 @@ class Cell:
         """End a quarantine: the next message is handled by a new incarnation, and earlier failures are forgotten."""
         self.reason = None
         self._ledger = None
+
+    def drop_actor(self) -> None:
+        """End the incarnation there is, as one that cannot go on; the next message is handled by one made anew."""
+        summarise = getattr(self.actor, "summary", None)
+        self.summary = self.summary if summarise is None else summarise()
+        self.actor = None
 
     async def activate(self, *, create: bool = True, **seed: Any) -> Actor:
         """The incarnation there is, else one made from the journal now. Several callers share one activation.
@@ -330,6 +341,7 @@ class Cell:
         try:
             with guarded():
                 self.actor = await self.kind.activate(self, create=create, **seed)
+                self.summary = None
         except CancelScopeLeft:
             if self.actor is None:
                 raise
@@ -363,7 +375,7 @@ class Cell:
 
     async def _failed(self, error: Exception) -> None:
         """End the incarnation; a fault of its own counts against its restart policy, a fault of the journal does not."""
-        self.actor = None
+        self.drop_actor()
         if isinstance(error, (JournalUnavailable, Fenced)):
             log.warning("incarnation_dropped", session_id=self.id, error=type(error).__name__)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -388,6 +389,31 @@ async def test_deltas_do_not_wait_for_the_journal_and_messages_do() -> None:
 
 
 @in_trio
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_session_between_two_incarnations_still_tells_what_it_has_done(fault: Any) -> None:
+    faults: list[Any] = []
+    async with Runtime(MemoryJournal(fault=lambda number: faults.pop() if faults else None)) as runtime:
+        session: Session = await runtime.open("me", agent([Reply(text=text, usage={"inputTokens": 10, "outputTokens": 5}) for text in "abc"]))
+        await session.ask("one")
+        await session.ask("two")
+        before = session.statistics()
+        assert (before.turns, before.cycles, before.messages, before.total_tokens) == (2, 2, 4, 15 * 2)
+
+        faults.append(fault)
+        with pytest.raises(JournalUnavailable):
+            await session.ask("three")
+        between = session.statistics()
+        assert (between.turns, between.cycles, between.input_tokens, between.output_tokens, between.total_tokens) == (2, 2, 20, 10, 30)
+        assert between.messages >= 4
+        assert session.metrics.cycle_count == 2
+        assert session.metrics.accumulated_usage["totalTokens"] == 30
+
+        await session.messages()
+        assert attrs.evolve(session.statistics(), mailbox=before.mailbox) == before
+        await session.ask("four")
+        assert session.statistics().turns == 3
+
+
 async def test_an_older_writer_is_fenced_and_writes_nothing() -> None:
     journal = MemoryJournal()
     async with virtual_runtime(journal=journal) as one, virtual_runtime(journal=journal) as two:

@@ -54,6 +54,11 @@ class SessionActor:
             self._ledger = MetricsLedger(self.state.cycles, self.state.usage)
         return self._ledger
 
+    def summary(self) -> tuple[int, int, int, tuple[int, int, int]]:
+        """Messages in the view, settled turns, their model calls and tokens: what the session's handle shows when this incarnation is gone."""
+        state = self.state
+        return len(state.view), state.turns, state.cycles, state.usage
+
     @property
     def status(self) -> str:
         """What the session does now: idle, running or reducing."""

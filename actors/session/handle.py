@@ -9,7 +9,7 @@ import attrs
 
 from ropewalk.actors.events import Event
 from ropewalk.actors.messages import Block, Message
-from ropewalk.actors.result import AgentResult, EventLoopMetrics
+from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, direct_tool_use, run_direct
@@ -33,6 +33,8 @@ __all__ = ["PromptLike", "Session", "SessionStatistics"]
 
 PromptLike: TypeAlias = str | Sequence[dict[str, Any]]
 """Text, a list of content blocks, or a list of messages that ends with the user's."""
+
+_NOTHING = (0, 0, 0, (0, 0, 0))
 
 
 @attrs.frozen
@@ -81,11 +83,8 @@ class Session:
         return "running" if status == "idle" and self._cell.busy else status
 
     def statistics(self) -> SessionStatistics:
-        """A frozen record of what the session holds and has done."""
-        actor = self._actor
-        state = None if actor is None else actor.state
-        read, written, total = (0, 0, 0) if state is None else state.usage
-        messages, turns, cycles = (0, 0, 0) if state is None else (len(state.view), state.turns, state.cycles)
+        """A frozen record of what the session holds and has done; between two incarnations, as the last one knew it."""
+        messages, turns, cycles, (read, written, total) = self._summary
         return SessionStatistics(self.status, messages, turns, cycles, read, written, total, self._cell.restarts, self._cell.mailbox.statistics())
 
     # Prompts.
@@ -232,7 +231,15 @@ class Session:
     def metrics(self) -> EventLoopMetrics:
         """The session's accounts as they stand."""
         actor = self._actor
-        return EventLoopMetrics() if actor is None else actor.ledger.snapshot()
+        if actor is None:
+            _, _, cycles, usage = self._summary
+            return MetricsLedger(cycles, usage).snapshot()
+        return actor.ledger.snapshot()
+
+    @property
+    def _summary(self) -> tuple[int, int, int, tuple[int, int, int]]:
+        actor = self._actor
+        return (self._cell.summary or _NOTHING) if actor is None else actor.summary()
 
     @property
     def _actor(self) -> SessionActor | None:

@@ -227,5 +227,5 @@ class Writer:
                 self.broken = JournalUnavailable(f"the journal failed: {type(error).__name__}: {error}")
                 self.broken.__cause__ = error
             if self._cell.actor is not None and not self._cell.busy:
-                self._cell.actor = None
+                self._cell.drop_actor()
         return self.broken
