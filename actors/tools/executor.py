@@ -196,26 +196,22 @@ async def _closed(items: Any) -> None:
 async def _contact(work: Awaitable[T], context: ToolContext, deadline: float | None) -> T | Failure | _Odd:
     """Await a piece of a tool's work until the deadline; never raises but cancellation that is meant for us, and exits."""
     try:
-        with guarded(anyio.CancelScope(deadline=math.inf if deadline is None else deadline)):
-            return await _reached(work, context)
+        with guarded(anyio.CancelScope() if deadline is None else anyio.CancelScope(deadline=deadline)):
+            try:
+                return await attempt(work)
+            except anyio.get_cancelled_exc_class():
+                if not _being_cancelled():
+                    return Failure(RuntimeError("the tool cancelled its own work"))
+                context.cancel_flag.raised = True
+                raise
+            except BaseExceptionGroup as group:
+                # A tool that fails while it is being cancelled has a group of both; only the cancellation is ours to pass on.
+                cancelled, rest = group.split(anyio.get_cancelled_exc_class())
+                context.cancel_flag.raised = True
+                raise cancelled if cancelled is not None and isinstance(rest, ExceptionGroup) else group from None
     except CancelScopeLeft as left:
         return Failure(left)
     return _Odd.TIMED_OUT
-
-
-async def _reached(work: Awaitable[T], context: ToolContext) -> T | Failure:
-    try:
-        return await attempt(work)
-    except anyio.get_cancelled_exc_class():
-        if not _being_cancelled():
-            return Failure(RuntimeError("the tool cancelled its own work"))
-        context.cancel_flag.raised = True
-        raise
-    except BaseExceptionGroup as group:
-        # A tool that fails while it is being cancelled has a group of both; only the cancellation is ours to pass on.
-        cancelled, rest = group.split(anyio.get_cancelled_exc_class())
-        context.cancel_flag.raised = True
-        raise cancelled if cancelled is not None and isinstance(rest, ExceptionGroup) else group from None
 
 
 def _being_cancelled() -> bool:
