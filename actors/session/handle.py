@@ -155,7 +155,10 @@ class Session:
         return AskStream(self._cell, made, lambda: accept(self._cell, made, policy), kinds, on_leave)
 
     async def cancel(self) -> bool:
-        """End the running turn; what was streamed is kept. Returns, once it is settled, whether there was one."""
+        """End the running turn; what was streamed is kept. Returns, once it is settled, whether there was one.
+
+        Code of that turn (a tool, a handler) is answered at once: the turn cannot end before it does.
+        """
         actor = self._actor
         driver = None if actor is None else actor.driver
         prompt = self._about_to_run() if driver is None else driver.prompt

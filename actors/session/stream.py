@@ -126,7 +126,10 @@ class Turn:
         return stream
 
     async def cancel(self) -> None:
-        """End the turn, or withdraw the prompt if it still waits; returns once it is settled. Its result has stop reason ``cancelled``."""
+        """End the turn, or withdraw the prompt if it still waits; returns once it is settled. Its result has stop reason ``cancelled``.
+
+        Code of that turn (a tool, a handler) is answered at once: the turn cannot end before it does.
+        """
         from ropewalk.actors.session.acceptance import withdraw
 
         withdraw(self._cell, self._prompt)
