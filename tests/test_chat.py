@@ -237,7 +237,7 @@ def test_ctrl_c_ends_a_pipe() -> None:
     ("arguments", "said"),
     [
         ([], "no model was named"),
-        (["--model", "openai:"], "openai"),
+        (["--model", "openai:"], "is the name of a model"),
         (["--model", "no_such_module:model"], "the module no_such_module cannot be imported"),
         (["--model", "chatty:nothing"], "there is no nothing in chatty"),
         (["--model", "chatty:no_model"], "7 is not a model"),
@@ -247,7 +247,7 @@ def test_ctrl_c_ends_a_pipe() -> None:
     ],
 )
 def test_what_cannot_be_is_a_sentence_and_status_2(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ROPEWALK_MODEL", raising=False)
+    monkeypatch.setenv("ROPEWALK_MODEL", "none")
     result = CliRunner().invoke(cli, ["chat", *arguments], input="hello\n")
 
     assert result.exit_code == 2

@@ -136,7 +136,7 @@ def test_at_a_terminal_there_is_a_bar(models: ModuleType) -> None:
 
 
 def test_a_swarm_without_a_model_is_a_sentence_and_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ROPEWALK_MODEL", raising=False)
+    monkeypatch.setenv("ROPEWALK_MODEL", "none")
     result = swarm("--sessions", "2")
 
     assert result.exit_code == 2

@@ -36,6 +36,8 @@ class OpenAIModel:
     :param headers: sent with every request.
     :param timeout: seconds of silence after which a request is given up, None for never. (A session looks after silence by
         itself, by its `Limits.stream_idle_seconds`.)
+    :param keep_alive: seconds for which a connection is kept for the next request; 0 makes one for each, for servers that close
+        them without a word.
     :param params: merged into every request, such as ``{"temperature": 0, "max_completion_tokens": 500}``; None as a value
         takes a key out that a server refuses, such as ``{"stream_options": None}``.
 
@@ -55,6 +57,7 @@ class OpenAIModel:
         project: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = 600.0,
+        keep_alive: float = 30.0,
         params: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(model_id, str) or not model_id.strip():
@@ -63,12 +66,14 @@ class OpenAIModel:
             raise InvalidOption(f"context_window is a number of tokens above 0, or None, not {context_window!r:.200}")
         if timeout is not None and not (type(timeout) in (int, float) and 0 < timeout < float("inf")):
             raise InvalidOption(f"timeout is a number of seconds above 0, or None, not {timeout!r:.200}")
+        if not (type(keep_alive) in (int, float) and 0 <= keep_alive < float("inf")):
+            raise InvalidOption(f"keep_alive is a number of seconds, 0 or more, not {keep_alive!r:.200}")
         self.model_id = model_id
         self.context_window = context_window
         self.params = _mapping("params", params)
         if isinstance(fault := contain(msgspec.json.encode, self.params), Failure):
             raise InvalidOption(f"params are JSON values, as the server takes them: {fault.error}")
-        self._connection = _connection(base_url, api_key, organization, project, _mapping("headers", headers), timeout)
+        self._connection = _connection(base_url, api_key, organization, project, _mapping("headers", headers), timeout, keep_alive)
         self._clock = Clock()
 
     def __repr__(self) -> str:
@@ -122,7 +127,7 @@ def _is_header(text: object) -> bool:
 
 
 def _connection(
-    base_url: str | None, api_key: str | None, organization: str | None, project: str | None, headers: dict[str, str], timeout: float | None
+    base_url: str | None, api_key: str | None, organization: str | None, project: str | None, headers: dict[str, str], timeout: float | None, keep_alive: float
 ) -> Connection:
     if importlib.util.find_spec("openai") is None or importlib.util.find_spec("httpx2") is None:
         raise NoModel("models behind OpenAI's API need the official client, in version 3.54 or later: pip install 'ropewalk[openai]'")
@@ -144,4 +149,5 @@ def _connection(
         project=project or os.environ.get("OPENAI_PROJECT_ID") or None,
         headers=tuple(sorted(headers.items())),
         timeout=timeout,
+        keep_alive=keep_alive,
     )

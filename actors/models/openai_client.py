@@ -27,14 +27,16 @@ __all__ = ["Connection", "completion_chunks", "leased_client"]
 CLOSE_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
 # As many answers as there are sessions are streamed at once: how many may be is the spec's to say (`model_concurrency`).
-LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0)
+KEPT = 100
+"""How many connections without a request are kept for the next one."""
 
 
 @attrs.frozen
 class Connection:
     """How a server is reached. Models whose connections are equal share a client.
 
-    `timeout` is how many seconds of silence are too many, None for no limit.
+    `timeout` is how many seconds of silence are too many, None for no limit. `keep_alive` is how many seconds a connection
+    without a request is kept.
     """
 
     base_url: str
@@ -43,6 +45,7 @@ class Connection:
     project: str | None = None
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     timeout: float | None = 600.0
+    keep_alive: float = 30.0
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -55,6 +58,7 @@ class Connection:
     def client(self) -> openai.AsyncOpenAI:
         """A new client for the running event loop. It retries nothing: the session does, and says so."""
         timeout = httpx2.Timeout(self.timeout, connect=CONNECT_SECONDS)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT if self.keep_alive else 0, keepalive_expiry=self.keep_alive)
         return openai.AsyncOpenAI(
             api_key=self.api_key,
             base_url=self.base_url,
@@ -63,7 +67,7 @@ class Connection:
             default_headers=dict(self.headers),
             timeout=timeout,
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, limits=LIMITS, verify=_tls()),
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, limits=limits, verify=_tls()),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ropewalk.actors.errors import NoModel
 from ropewalk.actors.messages import Message
+from ropewalk.actors.models.embedded.packages import is_installed
 from ropewalk.runtime.errors import InvalidOption
 
 __all__ = ["Model", "resolve"]
@@ -45,25 +46,34 @@ class Model(Protocol):
         ...
 
 
+LOCAL = "local"
 HOW_TO_NAME_ONE = (
-    "pass model='openai:NAME' (any server that speaks OpenAI's chat completions; pip install 'ropewalk[openai]'), an object with an "
-    "async stream() method of Converse chunks (docs/models.md shows one in thirty lines), or ropewalk.testing.ScriptedModel([...]) to play a script"
+    "run `ropewalk models install` for the embedded model; or pass model='openai:NAME' (any server that speaks OpenAI's chat completions: "
+    "pip install 'ropewalk[openai]'), an object with an async stream() method of Converse chunks (docs/models.md shows one in thirty lines), "
+    "or ropewalk.testing.ScriptedModel([...]) to play a script"
 )
 
 
 def resolve(model: object) -> Model:
     """The model that an agent's `model` argument names.
 
-    A string is ``provider:name``; ``openai:NAME`` is `OpenAIModel(NAME)`. None takes what ``$ROPEWALK_MODEL`` names. Raises
-    `NoModel` when nothing is named, the provider is not part of this version, or it lacks its extra or its key, and
+    A string is ``provider:name``: ``openai:NAME`` is `OpenAIModel(NAME)`, ``local`` the embedded model. None takes what
+    ``$ROPEWALK_MODEL`` names, else the embedded model where it is installed; the name ``none`` keeps it from being taken.
+    Raises `NoModel` when nothing is named, the provider is not part of this version, or it lacks its extra or its key, and
     `InvalidOption` for what is no model.
     """
     if model is None:
         model = os.environ.get("ROPEWALK_MODEL") or None
-    if model is None:
+        if model is None and is_installed():
+            model = LOCAL
+    if model is None or model == "none":
         raise NoModel(f"no model was named: {HOW_TO_NAME_ONE}")
     if isinstance(model, str):
         provider, _, name = model.partition(":")
+        if model == LOCAL:
+            from ropewalk.actors.models.embedded.model import shared_model
+
+            return shared_model()
         if provider == "openai":
             from ropewalk.actors.models.openai import OpenAIModel
 

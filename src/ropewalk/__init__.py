@@ -53,6 +53,7 @@ from ropewalk.actors.handlers import CompositeCallbackHandler as CompositeCallba
 from ropewalk.actors.handlers import PrintingCallbackHandler as PrintingCallbackHandler
 from ropewalk.actors.limits import Limits as Limits
 from ropewalk.actors.models import Model as Model
+from ropewalk.actors.models.embedded.model import EmbeddedModel as EmbeddedModel
 from ropewalk.actors.models.openai import OpenAIModel as OpenAIModel
 from ropewalk.actors.result import AgentResult as AgentResult
 from ropewalk.actors.result import EventLoopMetrics as EventLoopMetrics
@@ -119,6 +120,7 @@ __all__ = [
     "CycleStarted",
     "DuplicateKind",
     "DuplicateTool",
+    "EmbeddedModel",
     "Envelope",
     "Event",
     "EventLoopMetrics",

@@ -1,0 +1,185 @@
+"""The engine's process, kept alive while a runtime uses it: started, watched, started again with growing waits, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import anyio.abc
+import attrs
+import httpx2
+import structlog
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from ropewalk.actors.errors import ModelError
+from ropewalk.actors.models.openai import OpenAIModel
+from ropewalk.actors.models.openai_errors import server_error
+from ropewalk.runtime.clock import Clock
+from ropewalk.runtime.supervision import Backoff, Failure, RestartLedger, RestartPolicy, attempt
+
+__all__ = ["Engine", "EngineSettings", "Incarnation"]
+
+log = structlog.get_logger("ropewalk")
+
+START_SECONDS = 120.0
+END_SECONDS = 5.0
+RESTART = RestartPolicy(max_restarts=5, within=60.0, backoff=Backoff(first=0.2, longest=10.0))
+UNKEPT = httpx2.Limits(max_keepalive_connections=0)
+"""The engine closes connections without a word, so each request gets its own; on one machine that costs next to nothing."""
+QUIET = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+"""Read when the engine is loaded. Without them its threads spin while they wait for one another: ten times slower when all cores are in use."""
+
+
+@attrs.frozen
+class EngineSettings:
+    """How the engine is run: `slots` answers at once, each with a `context` of so many tokens; `nice` is how far it steps back for other processes."""
+
+    model: str
+    name: str
+    slots: int
+    context: int
+    threads: int
+    cache_megabytes: int = 256
+    nice: int = 5
+
+
+@attrs.frozen
+class Incarnation:
+    """One life of the process: where it listens and what it wants to hear from those who may ask. `pid` is its process id."""
+
+    pid: int
+    address: str
+    api_key: str = attrs.field(repr=False)
+    http: httpx2.AsyncClient = attrs.field(repr=False)
+
+
+class Engine:
+    """Keeps one process alive in the event loop that runs it."""
+
+    def __init__(self, settings: EngineSettings, clock: Clock) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._now: Incarnation | None = None
+        self._changed = anyio.Event()
+        self._over: ModelError | None = None
+
+    @property
+    def incarnation(self) -> Incarnation | None:
+        """The process as it is now, None while there is none."""
+        return self._now
+
+    async def alive(self) -> Incarnation:
+        """The process, waited for while it is started again. Raises `ModelError` when it will not be."""
+        while self._now is None:
+            if self._over is not None:
+                raise ModelError(str(self._over)) from self._over
+            await self._changed.wait()
+        return self._now
+
+    def provider(self, incarnation: Incarnation, params: dict[str, Any]) -> OpenAIModel:
+        """The engine's model behind its chat completions."""
+        name, window = self.settings.name, self.settings.context
+        return OpenAIModel(
+            name, base_url=f"{incarnation.address}/v1", api_key=incarnation.api_key, context_window=window, timeout=None, keep_alive=0, params=params
+        )
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Ask one of the engine's own endpoints; raises `ModelError` and its kin, as the provider does."""
+        incarnation = await self.alive()
+        try:
+            response = await incarnation.http.post(path, json=body)
+            answer = response.json()
+        except (httpx2.HTTPError, ValueError) as error:
+            raise ModelError(f"the embedded model's engine did not answer ({type(error).__name__}: {error})"[:300]) from error
+        if response.status_code != 200:
+            raise server_error(response.status_code, answer, response.headers, model=self.settings.name, now=self._clock.time())
+        return answer
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Keep the process alive until cancelled. Raises `ModelError` when it cannot be started, or dies too often."""
+        ledger, started = RestartLedger(), False
+        while True:
+            ended = await attempt(self._live(task_status if not started else anyio.TASK_STATUS_IGNORED))
+            if not isinstance(ended, Failure):
+                raise AssertionError("the engine's process ended without an error")
+            started = started or self._now is not None
+            self._now = None
+            ledger = ledger.failed(self._clock.monotonic(), RESTART)
+            if not started or ledger.exhausted(RESTART):
+                self._over = ended.error if isinstance(ended.error, ModelError) else ModelError(f"the embedded model's engine failed: {ended.error!r:.300}")
+                self._changed.set()
+                raise self._over from ended.error
+            log.warning("engine_restarting", model=self.settings.name, deaths=len(ledger.times), error=str(ended.error)[:300])
+            await anyio.sleep(RESTART.backoff.delay(len(ledger.times), self._clock.random()))
+
+    async def _live(self, task_status: anyio.abc.TaskStatus[None]) -> None:
+        api_key = self._clock.new_secret()
+        async with self._process() as process, anyio.create_task_group() as tasks, AsyncExitStack() as stack:
+            complaints: deque[str] = deque(maxlen=20)
+            tasks.start_soon(_listen, process, complaints)
+            address = await self._start(process, api_key, complaints)
+            headers = {"authorization": f"Bearer {api_key}"}
+            http = await stack.enter_async_context(httpx2.AsyncClient(base_url=address, headers=headers, timeout=httpx2.Timeout(None), limits=UNKEPT))
+            now = Incarnation(process.pid, address, api_key, http)
+            await stack.enter_async_context(self.provider(now, {}).serving())
+            self._now = now
+            self._changed.set()
+            self._changed = anyio.Event()
+            task_status.started()
+            raise ModelError(_died(await process.wait(), complaints))
+
+    @asynccontextmanager
+    async def _process(self) -> AsyncGenerator[anyio.abc.Process]:
+        # A session of its own: Ctrl-C in the terminal is for the program, which cancels an answer and not the engine.
+        process = await anyio.open_process(
+            [sys.executable, "-P", str(Path(__file__).with_name("server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **{name: value for name, value in QUIET.items() if name not in os.environ}},
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            with anyio.move_on_after(END_SECONDS, shield=True):
+                await process.wait()
+                await process.aclose()
+
+    async def _start(self, process: anyio.abc.Process, api_key: str, complaints: deque[str]) -> str:
+        settings = {**attrs.asdict(self.settings), "api_key": api_key}
+        to, back = cast("anyio.abc.ByteSendStream", process.stdin), cast("anyio.abc.ByteReceiveStream", process.stdout)
+        try:
+            with anyio.fail_after(START_SECONDS):
+                await to.send(json.dumps(settings).encode() + b"\n")
+                line = await BufferedByteReceiveStream(back).receive_until(b"\n", 10_000)
+        except TimeoutError:
+            raise ModelError(f"the embedded model's engine was not ready after {START_SECONDS:g} s") from None
+        except (anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            raise ModelError(_died(await process.wait(), complaints)) from None
+        return str(json.loads(line)["address"])
+
+
+async def _listen(process: anyio.abc.Process, complaints: deque[str]) -> None:
+    """Keep the last lines of what the process says, and its pipe from filling up."""
+    rest = ""
+    async for piece in cast("anyio.abc.ByteReceiveStream", process.stderr):
+        *lines, rest = (rest + piece.decode(errors="replace")).split("\n")
+        complaints.extend(line for line in lines if line.strip())
+        rest = rest[-1000:]
+
+
+def _died(status: int, complaints: deque[str]) -> str:
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    said = complaints[-1].strip()[:300] if complaints else "it said nothing"
+    return f"the embedded model's engine {how}: {said}"
