@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ import structlog
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ropewalk.actors.errors import ModelError
+from ropewalk.actors.messages import Message
 from ropewalk.actors.models.openai import OpenAIModel
 from ropewalk.actors.models.openai_errors import server_error
 from ropewalk.runtime.clock import Clock
@@ -31,6 +32,7 @@ log = structlog.get_logger("ropewalk")
 
 START_SECONDS = 120.0
 END_SECONDS = 5.0
+NOTICED_SECONDS = 1.0
 RESTART = RestartPolicy(max_restarts=5, within=60.0, backoff=Backoff(first=0.2, longest=10.0))
 UNKEPT = httpx2.Limits(max_keepalive_connections=0)
 """The engine closes connections without a word, so each request gets its own; on one machine that costs next to nothing."""
@@ -69,7 +71,10 @@ class Engine:
         self._clock = clock
         self._now: Incarnation | None = None
         self._changed = anyio.Event()
+        self._gone = anyio.Event()
         self._over: ModelError | None = None
+        self.choosing = anyio.Lock()
+        """Held by whoever asks it a row of questions that have most of their words in common."""
 
     @property
     def incarnation(self) -> Incarnation | None:
@@ -91,6 +96,28 @@ class Engine:
             name, base_url=f"{incarnation.address}/v1", api_key=incarnation.api_key, context_window=window, timeout=None, keep_alive=0, params=params
         )
 
+    async def answer(self, messages: Sequence[Message], system_prompt: str | None, params: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        """The model's answer, as Converse chunks. Where the process died before it was asked, the next one is."""
+        while True:
+            incarnation = await self.alive()
+            stream = self.provider(incarnation, params).stream(messages, system_prompt=system_prompt)
+            async with aclosing(cast("AsyncGenerator[dict[str, Any]]", stream)) as chunks:
+                first = await attempt(anext(chunks))
+                if not isinstance(first, Failure):
+                    yield first
+                    async for chunk in chunks:
+                        yield chunk
+                    return
+            if not await self._has_died(incarnation):
+                raise first.error
+
+    async def _has_died(self, incarnation: Incarnation) -> bool:
+        """Whether what just failed did so because the process is gone, which is noticed a moment later."""
+        with anyio.move_on_after(NOTICED_SECONDS):
+            while self._now is incarnation:
+                await self._gone.wait()
+        return self._now is not incarnation
+
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """Ask one of the engine's own endpoints; raises `ModelError` and its kin, as the provider does."""
         incarnation = await self.alive()
@@ -98,6 +125,8 @@ class Engine:
             response = await incarnation.http.post(path, json=body)
             answer = response.json()
         except (httpx2.HTTPError, ValueError) as error:
+            if await self._has_died(incarnation):
+                return await self.post(path, body)
             raise ModelError(f"the embedded model's engine did not answer ({type(error).__name__}: {error})"[:300]) from error
         if response.status_code != 200:
             raise server_error(response.status_code, answer, response.headers, model=self.settings.name, now=self._clock.time())
@@ -112,6 +141,8 @@ class Engine:
                 raise AssertionError("the engine's process ended without an error")
             started = started or self._now is not None
             self._now = None
+            self._gone.set()
+            self._gone = anyio.Event()
             ledger = ledger.failed(self._clock.monotonic(), RESTART)
             if not started or ledger.exhausted(RESTART):
                 self._over = ended.error if isinstance(ended.error, ModelError) else ModelError(f"the embedded model's engine failed: {ended.error!r:.300}")

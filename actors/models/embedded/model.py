@@ -112,22 +112,19 @@ class EmbeddedModel:
         """The answer, or the call of a tool, as Converse chunks; see `Model.stream`."""
         engine = self.engine
         chosen = await self._choose(engine, messages, tool_specs, tool_choice)
-        incarnation = await engine.alive()
         if chosen is None or not chosen.spec:
-            params = self.params if is_request(messages) else {**self.params, "repeat_penalty": 1.0}
             seen, system_prompt = shown(messages, system_prompt)
-            chunks = engine.provider(incarnation, params).stream(seen, system_prompt=system_prompt)
-            async with aclosing(chunks):  # type: ignore[type-var]
+            params = self.params if is_request(messages) else {**self.params, "repeat_penalty": 1.0}
+            async with aclosing(engine.answer(seen, system_prompt, params)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
         system, asked = filling(chosen, last_request(messages))
         schema = {"name": "input", "strict": True, "schema": bounded(chosen.spec["inputSchema"]["json"])}
         params = {**self.params, **COPYING, "response_format": {"type": "json_schema", "json_schema": schema}}
-        chunks = engine.provider(incarnation, params).stream(asked, system_prompt=system)
         call = {"toolUseId": f"call_{self._clock.new_id()}", "name": chosen.spec["name"]}
         yield {"contentBlockStart": {"contentBlockIndex": 0, "start": {"toolUse": call}}}
-        async with aclosing(chunks):  # type: ignore[type-var]
+        async with aclosing(engine.answer(asked, system, params)) as chunks:
             async for chunk in chunks:
                 if "contentBlockStart" not in chunk and "messageStart" not in chunk:
                     yield _as_input(chunk)
@@ -144,10 +141,11 @@ class EmbeddedModel:
         if tool_choice is not None and "any" in tool_choice and len(options) == 2:
             return options[0]
         asked = questions(options, last_request(messages))
-        tokens = {before: {option.label: await self._tokens(engine, before + option.label) for option in options} for before in {q.before for q in asked}}
-        scores = [(question.weight, await self._likelihoods(engine, question, tokens[question.before])) for question in asked]
         allowed = options[:-1] if tool_choice is not None and "any" in tool_choice else options
-        return best(allowed, scores)
+        # One choice after the other: what their prompts have in common is then read once and not in every slot.
+        async with engine.choosing:
+            tokens = {before: {option.label: await self._tokens(engine, before + option.label) for option in options} for before in {q.before for q in asked}}
+            return best(allowed, [(question.weight, await self._likelihoods(engine, question, tokens[question.before])) for question in asked])
 
     async def _tokens(self, engine: Engine, text: str) -> tuple[int, ...]:
         known = self._tokenized.get(text)
