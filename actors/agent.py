@@ -8,6 +8,7 @@ here and there, one call after the other, and what it leaves behind when it is d
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
@@ -39,8 +40,8 @@ from ropewalk.actors.validity import copied, door
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.clock import Clock
-from ropewalk.runtime.errors import InvalidHandler, InvalidOption, SessionBusy
-from ropewalk.runtime.journal import Journal
+from ropewalk.runtime.errors import InvalidHandler, SessionBusy
+from ropewalk.runtime.journal import Journal, journal_at
 from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime
 from ropewalk.runtime.supervision import Failure, attempt, contain
 
@@ -92,7 +93,7 @@ class Agent:
     :param conversation_manager: how the conversation is kept small; None is `SlidingWindowConversationManager()`.
     :param record_direct_tool_call: whether ``agent.tool.NAME(...)`` joins the conversation unless the call says otherwise.
     :param session_id: the conversation's name; None makes one.
-    :param journal: a `Journal` to keep it in; None is memory, for as long as the agent lives.
+    :param journal: where to keep it: the path of an SQLite file, or a `Journal`; None is memory, for as long as the agent lives.
 
     May be called sync, then async, then sync again. While a call is at work, further ones from the same runtime (all sync
     ones share one) do what `when_busy` says; others raise `SessionBusy`.
@@ -108,17 +109,16 @@ class Agent:
         conversation_manager: ConversationManager | None = None,
         record_direct_tool_call: bool = True,
         session_id: str | None = None,
-        journal: Journal | str | None = None,
+        journal: Journal | str | os.PathLike[str] | None = None,
         **options: Unpack[SpecOptions],
     ) -> None:
-        if isinstance(journal, str):
-            raise InvalidOption(f"journal={journal!r}: this version keeps sessions in memory only and takes no path; leave it out, or give a Journal object")
         described: dict[str, Any] = {"model": model, "tools": tools, "system_prompt": system_prompt, "conversation_manager": conversation_manager, **options}
         self._spec = AgentSpec(**described)
         self.callback_handler = PrintingCallbackHandler() if callback_handler is PRINTING else callback_handler
         self.record_direct_tool_call = record_direct_tool_call
+        kept = None if journal is None else journal_at(journal)
         opening = [] if messages is None else door(copied(messages))
-        self._residence = Residence(Clock().new_id() if session_id is None else check_session_id(session_id), journal, opening)
+        self._residence = Residence(Clock().new_id() if session_id is None else check_session_id(session_id), kept, opening)
         self._own_spec = self._as_own(self._spec)
 
     def __repr__(self) -> str:

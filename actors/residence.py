@@ -40,11 +40,12 @@ log = structlog.get_logger("ropewalk")
 class Stay:
     """The conversation's time in one runtime, from the first who comes to the last who leaves."""
 
-    __slots__ = ("cell", "handlers", "process", "settling", "users")
+    __slots__ = ("cell", "handlers", "is_kept", "process", "settling", "users")
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.handlers: tuple[Handler, ...] = ()
+        self.is_kept = False
         self.process = os.getpid()
         self.settling: anyio.CancelScope | None = None
         self.users = 0
@@ -205,6 +206,8 @@ class Residence:
         for handler in stay.handlers:
             handler.remove()
         stay.cell.runtime.release(stay.cell)
+        if stay.is_kept:
+            stay.cell.runtime.let_go(self._journal)
         with _moving:
             journal = None if self._stay is not None else self._journal_to_close()
         if journal is not None:
@@ -229,6 +232,9 @@ class Residence:
         if not self._is_journal_open:
             await self._journal.open()
             self._is_journal_open = True
+        if not self._stay.is_kept:
+            cell.runtime.keep(self._journal)
+            self._stay.is_kept = True
         try:
             actor = self._actor
             if actor is not None:

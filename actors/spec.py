@@ -16,6 +16,7 @@ from ropewalk.runtime.errors import InvalidHandler, InvalidOption
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.handle import Session
+    from ropewalk.runtime.journal import Codec
 
 __all__ = ["WHEN_BUSY", "AgentSpec", "WhenBusy", "check_when_busy"]
 
@@ -117,6 +118,13 @@ class AgentSpec:
         from ropewalk.actors.session.activation import activate
 
         return await activate(self, cell, create=create, **seed)
+
+    @property
+    def codec(self) -> Codec:
+        """How a session's records are kept outside this process."""
+        from ropewalk.actors.session.codec import RECORDS
+
+        return RECORDS
 
     def handle(self, cell: Cell) -> Session:
         """The session's face."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
     from ropewalk.runtime.clock import Clock
     from ropewalk.runtime.event import Event
-    from ropewalk.runtime.journal import Journal
+    from ropewalk.runtime.journal import Claim, Journal
     from ropewalk.runtime.runtime import Runtime
 
 __all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock", "waiting_for"]
@@ -64,7 +64,10 @@ class Actor(Protocol):
 
 
 class ActorKind(Protocol):
-    """What a runtime needs to know to keep actors of some kind."""
+    """What a runtime needs to know to keep actors of some kind.
+
+    One whose records are more than plain JSON values has a ``codec`` too, a `Codec` that journals outside this process keep them by.
+    """
 
     @property
     def name(self) -> str:
@@ -259,6 +262,10 @@ class Cell:
         """End a quarantine: the next message is handled by a new incarnation, and earlier failures are forgotten."""
         self.reason = None
         self._ledger = None
+
+    async def claim(self) -> Claim:
+        """Become the only writer of the actor's log; see `Journal.claim`."""
+        return await self.journal.claim(self.id, self.kind.name, getattr(self.kind, "codec", None))
 
     def drop_actor(self) -> None:
         """End the incarnation there is, as one that cannot go on; the next message is handled by one made anew."""

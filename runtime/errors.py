@@ -12,6 +12,7 @@ __all__ = [
     "InvalidHandler",
     "InvalidOption",
     "InvalidSessionId",
+    "JournalDamaged",
     "JournalUnavailable",
     "MailboxFull",
     "Quarantined",
@@ -22,6 +23,7 @@ __all__ = [
     "SessionElsewhere",
     "SessionExists",
     "SlowReader",
+    "UnknownRecord",
     "UnknownSession",
     "WouldDeadlock",
 ]
@@ -81,6 +83,14 @@ class RuntimeClosed(RopewalkError):
 
 class JournalUnavailable(RopewalkError):
     """The journal refused a write or a read; the incarnation was dropped and the next message tries again."""
+
+
+class JournalDamaged(JournalUnavailable):
+    """What the journal holds is not what was written: a record was changed, torn or lost. The text names it."""
+
+
+class UnknownRecord(JournalUnavailable):
+    """A record is of a sort or a version that this Ropewalk does not read. The text says which, and what it reads."""
 
 
 class Fenced(RopewalkError):

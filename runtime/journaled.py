@@ -34,8 +34,9 @@ class Journaled(Generic[S]):
 
         Raises `UnknownSession` when there is nothing and `create` is False, `JournalUnavailable` when the log cannot be read.
         """
-        claim = await cell.journal.claim(cell.id)
+        claim = await cell.claim()
         if not claim.last and not create:
+            await cell.journal.release(cell.id, claim.epoch)
             raise UnknownSession(f"there is no {cell.kind.name} {cell.id!r}")
         state = initial
         for record in await cell.journal.read(cell.id):

@@ -25,7 +25,8 @@ from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnErro
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
-from ropewalk.runtime.journal import Journal, JournalStatistics, MemoryJournal
+from ropewalk.runtime.journal import Journal, JournalStatistics, journal_at
+from ropewalk.runtime.journal.keeping import Keeping
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
 
@@ -90,7 +91,7 @@ class ShutdownReport:
 class Runtime:
     """Keeps actors, thousands at once, in one process: ``async with Runtime() as runtime: ...``, on trio or asyncio.
 
-    :param journal: where actors are recovered from; None keeps them in memory.
+    :param journal: where actors are recovered from: the path of an SQLite file, or a `Journal`; None keeps them in memory.
     :param specs: kinds whose actors may be found in the journal.
     :param replay: how many events each session keeps for late readers; 0 keeps none.
     :param clock: time, randomness and ids; `seed` makes one whose randomness and ids repeat.
@@ -105,7 +106,7 @@ class Runtime:
 
     def __init__(
         self,
-        journal: Journal | None = None,
+        journal: Journal | str | os.PathLike[str] | None = None,
         specs: Iterable[Any] = (),
         *,
         replay: int = 0,
@@ -124,9 +125,7 @@ class Runtime:
             raise InvalidOption(f"workers is how many tasks may stay parked, 0 or more, not {workers!r}")
         if clock is not None and seed is not None:
             raise InvalidOption("a clock has its own randomness: give a clock or a seed, not both")
-        if isinstance(journal, str | os.PathLike):
-            raise InvalidOption(f"journal={journal!r}: this version keeps sessions in memory only and takes no path; leave it out, or give a Journal object")
-        self.journal: Journal = MemoryJournal() if journal is None else journal
+        self.journal = journal_at(journal)
         self.clock = clock or Clock(seed)
         self.restart = restart or RestartPolicy()
         self.sync_calls: SyncCalls = sync_calls
@@ -145,6 +144,7 @@ class Runtime:
         self._state: Literal["new", "open", "closing", "closed"] = "new"
         self._tasks: anyio.abc.TaskGroup
         self._services: Services
+        self._keeping: Keeping
         self.workers: WorkerPool
         self.backend = ANY_BACKEND
         self._life: AbstractAsyncContextManager[None]
@@ -178,6 +178,7 @@ class Runtime:
         await self.journal.open()
         try:
             async with anyio.create_task_group() as grounds, self._serving(grounds), anyio.create_task_group() as self._tasks:
+                self.keep(self.journal)
                 self.backend = running_backend()
                 self.clock.monotonic = self.backend.now
                 self.workers = WorkerPool(self._tasks, self._parked, self.backend.event)
@@ -203,9 +204,12 @@ class Runtime:
 
     @asynccontextmanager
     async def _serving(self, tasks: anyio.abc.TaskGroup) -> AsyncGenerator[None]:
-        self._services = Services(tasks)
-        yield
-        await self._services.close(self._grace)
+        self._services, self._keeping = Services(tasks), Keeping(tasks)
+        try:
+            yield
+            await self._services.close(self._grace)
+        finally:
+            self._keeping.stop()  # the last actor has ended, and with it the last word to be kept
 
     @property
     def is_open(self) -> bool:
@@ -264,9 +268,12 @@ class Runtime:
         for cell in sorted(seen.values(), key=lambda cell: cell.id):
             status: Literal["idle", "busy", "quarantined"] = "quarantined" if cell.reason is not None else "busy" if cell.busy else "idle"
             yield SessionInfo(cell.id, cell.kind.name, status, len(cell.mailbox))
-        async for session_id in self.journal.actors():
-            if session_id not in seen:
-                yield SessionInfo(session_id, None, "passivated", 0)
+        after = ""
+        while page := await self.journal.actors(after):
+            for actor in page:
+                if actor.id not in seen:
+                    yield SessionInfo(actor.id, actor.kind or None, "passivated", 0)
+            after = page[-1].id
 
     def statistics(self) -> RuntimeStatistics:
         """A frozen record of what the runtime holds now."""
@@ -302,6 +309,14 @@ class Runtime:
         cell = self._cell(actor_id, kind, journal)
         cell.kept = True
         return cell
+
+    def keep(self, journal: Journal) -> None:
+        """See to it that what is appended to a journal becomes durable, until `let_go` or the end of the last actor."""
+        self._keeping.keep(journal)
+
+    def let_go(self, journal: Journal) -> None:
+        """The other end of `keep`: nothing more is appended to the journal here."""
+        self._keeping.let_go(journal)
 
     def known(self, actor_id: str) -> Cell | None:
         """The cell of this id, None when there is none."""

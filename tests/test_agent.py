@@ -1169,7 +1169,7 @@ class Watched(MemoryJournal):
         await anyio.lowlevel.checkpoint()
         self.calls.append("close")
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any]) -> Any:
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Any:
         assert "close" not in self.calls, "written to after it was closed"
         return super().append(actor_id, epoch, first, bodies)
 
@@ -1346,7 +1346,7 @@ async def test_a_handler_that_fails_is_reported_by_its_name() -> None:
         (lambda: silent(system_prompt=7), InvalidOption),
         (lambda: Agent(model=counting(), callback_handler="print"), InvalidHandler),  # type: ignore[arg-type]
         (lambda: silent(session_id=".hidden"), InvalidSessionId),
-        (lambda: silent(journal="chat.db"), InvalidOption),
+        (lambda: silent(journal=":memory:"), InvalidOption),
         (lambda: silent(conversation_manager=7), InvalidOption),
         (lambda: silent(when_busy="whenever"), InvalidOption),
         (lambda: silent(flavour="sweet"), TypeError),

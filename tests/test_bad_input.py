@@ -535,7 +535,7 @@ async def test_what_is_no_agent() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"journal": "chat.db"}, "takes no path"),
+        ({"journal": ""}, "the name of a file"),
         ({"specs": [5]}, "an AgentSpec, an Agent"),
         ({"replay": -1}, "0 or more, not -1"),
         ({"sync_calls": "fork"}, "sync_calls is 'thread' or 'inline', not 'fork'"),

@@ -140,7 +140,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 async def listed(journal: Journal) -> list[str]:
-    return [actor_id async for actor_id in journal.actors()]
+    return [actor.id for actor in await journal.actors()]
 
 
 TestMemoryJournal = JournalMachine.TestCase

@@ -40,7 +40,7 @@ class WatchedJournal(MemoryJournal):
         self._delay = lag
         self.durable: list[tuple[float, Any]] = []
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any]) -> Any:
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Any:
         before = self.statistics().records
         commit = super().append(actor_id, epoch, first, bodies)
         if self.statistics().records > before:
@@ -311,7 +311,7 @@ class Odd(MemoryJournal):
         super().__init__()
         self.where = ""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any]) -> Any:
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Any:
         if self.where == "append":
             raise KeyError("bug")
         super().append(actor_id, epoch, first, bodies)

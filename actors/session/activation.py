@@ -29,10 +29,11 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     if seed:
         raise InvalidOption(f"a session takes messages=[...] when it is opened, not {', '.join(seed)}")
     opened = door(copied(messages)) if messages is not None else []
-    claim = await cell.journal.claim(cell.id)
+    claim = await cell.claim()
     if claim.last and messages is not None:
         raise SessionExists(f"{cell.id!r} exists already; messages can only be given for a new session")
     if not claim.last and not create:
+        await cell.journal.release(cell.id, claim.epoch)
         raise UnknownSession(f"there is no session {cell.id!r}")
     state = SessionState()
     for record in await cell.journal.read(cell.id):
@@ -71,7 +72,7 @@ def settle_left_open(actor: SessionActor) -> None:
 
 async def adopt(actor: SessionActor, cell: Cell) -> SessionActor | None:
     """Move an idle incarnation, as it is, to a cell of another runtime with the same journal; None when its log went on without it."""
-    claim = await cell.journal.claim(cell.id)
+    claim = await cell.claim()
     if not actor.writer.move_to(cell, claim):
         return None
     actor.cell = cell

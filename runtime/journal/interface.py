@@ -6,29 +6,49 @@ one step, between which nothing else runs, and commits of many actors can be gro
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import attrs
 
-__all__ = ["Claim", "Commit", "Journal", "JournalStatistics", "Record", "Snapshot"]
+if TYPE_CHECKING:
+    from ropewalk.runtime.journal.codec import Codec
+
+__all__ = ["DURABILITIES", "PAGE", "Claim", "Commit", "Durability", "Journal", "JournalStatistics", "Keeper", "KnownActor", "Record", "Snapshot"]
+
+Durability: TypeAlias = Literal["disk", "os", "memory"]
+"""What a commit has survived when it is told of: `disk` the loss of power, `os` the end of this process, `memory` neither."""
+
+DURABILITIES: tuple[Durability, ...] = ("disk", "os", "memory")
+
+PAGE = 1000
+"""How many actors `Journal.actors` lists at a time, unless told otherwise."""
 
 
 @attrs.frozen
 class Record:
-    """One element of an actor's log: `number` counts from 1 without a gap, `epoch` says which writer wrote it, `body` is the actor's own."""
+    """One element of an actor's log: `number` counts from 1 without a gap, `epoch` says which writer wrote it, `body` is the actor's own.
+
+    `tag` is what the codec calls this sort of body, `at` the seconds since 1970 when it was written, None where the journal keeps no times.
+    """
 
     number: int
     epoch: int
     body: Any
+    tag: str = attrs.field(default="", eq=False)
+    at: float | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
 class Claim:
-    """The right to write one actor's log: the `epoch` that goes with every append, and the `last` record number there is (0: a new log)."""
+    """The right to write one actor's log: the `epoch` that goes with every append, and the `last` record number there is (0: a new log).
+
+    `kind` is the name of the kind that the log was begun under.
+    """
 
     epoch: int
     last: int
+    kind: str = attrs.field(default="", eq=False)
 
 
 @attrs.frozen
@@ -40,60 +60,138 @@ class Snapshot:
 
 
 @attrs.frozen
+class KnownActor:
+    """An actor that has a log: its id, its kind's name, its last record's number, and when that was written.
+
+    `at` is in seconds since 1970, None where the journal keeps no times.
+    """
+
+    id: str
+    kind: str
+    last: int
+    at: float | None = None
+
+
+@attrs.frozen
 class JournalStatistics:
-    """What a journal holds and has done: actors known, records kept, appends and snapshots written, writes refused."""
+    """What a journal holds and has done: actors known, records kept, appends and snapshots written, writes refused.
+
+    `commits` are the transactions it took, `largest_group` the most writes that shared one, `fsyncs` the transactions that waited for
+    the disk, `bytes_on_disk` what all its files take; 0 where there are none.
+    """
 
     actors: int
     records: int
     appends: int
     snapshots: int
     failures: int
+    commits: int = 0
+    largest_group: int = 0
+    fsyncs: int = 0
+    bytes_on_disk: int = 0
 
 
 class Commit(Protocol):
     """A write that is on its way to being durable."""
 
     async def wait(self) -> None:
-        """Return when the write is durable; raises `JournalUnavailable` when it never will be. Any number may wait, any number of times."""
+        """Return when the write is durable; raises `JournalUnavailable` or `Fenced` when it never will be. Any number may wait, any number of times."""
+        ...
+
+
+class Keeper(Protocol):
+    """What brings a journal's appends to where they last, as long as a runtime needs it."""
+
+    async def run(self) -> None:
+        """Work until stopped and nothing is left to do.
+
+        Cancelled, it goes on until it is stopped, for a bounded while, so that the last words of actors are kept; then it lets the cancellation through.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Have `run` end once it has done what there is."""
         ...
 
 
 class Journal(Protocol):
-    """A log for each actor, addressed by the actor's id."""
+    """A log for each actor, addressed by the actor's id. One object is one owner: what it has claimed, no other living owner gets."""
 
     async def open(self) -> None:
-        """Make ready; called once by each runtime that uses it. Raises `JournalUnavailable`."""
+        """Make ready; called once by each runtime that uses it. Raises `JournalUnavailable`, whose text says what is wrong with the place."""
         ...
 
     async def close(self) -> None:
-        """Let go of what `open` took. What was durable stays."""
+        """Let go of what `open` took and of everything claimed. What was durable stays. Called once for each `open`."""
         ...
 
-    async def claim(self, actor_id: str) -> Claim:
-        """Become the actor's only writer: every older epoch is fenced from now on."""
+    def keeper(self) -> Keeper | None:
+        """What a runtime has to run beside its actors, from before the first claim until after the last append; None where nothing is left to be done later."""
         ...
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any]) -> Commit | None:
+    async def claim(self, actor_id: str, kind: str = "", codec: Codec | None = None) -> Claim:
+        """Become the actor's only writer: every older epoch is fenced from now on.
+
+        :param kind: the name of the actor's kind, kept beside the log when it is new.
+        :param codec: how bodies become bytes and back; None is for bodies of plain JSON values.
+
+        Raises `SessionElsewhere` at once when another living owner has it, `JournalUnavailable` when it cannot be asked.
+        """
+        ...
+
+    async def release(self, actor_id: str, epoch: int) -> None:
+        """Own the actor no more, so that another owner can claim it at once. Does nothing for an epoch that is not the newest."""
+        ...
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None) -> Commit | None:
         """Add records numbered from `first`, all or none. None means durable already, else wait for the commit.
+
+        :param durability: what the commit waits for; None is the journal's own.
 
         Raises `Fenced` for an epoch that is not the newest, `JournalUnavailable` when nothing could be written.
         """
         ...
 
-    async def read(self, actor_id: str, after: int = 0) -> Sequence[Record]:
-        """The records numbered above `after`, in order."""
+    async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
+        """The records numbered above `after` that are committed, in order, at most `limit` of them. Needs no claim.
+
+        :param codec: how bytes become bodies; None is the one of this owner's claim, or else plain JSON values.
+
+        Raises `JournalDamaged` for a record that is not what was written, `UnknownRecord` for one that the codec does not know.
+        """
         ...
 
-    async def snapshot(self, actor_id: str) -> Snapshot | None:
-        """The newest snapshot, None when there is none."""
+    async def snapshot(self, actor_id: str, *, codec: Codec | None = None) -> Snapshot | None:
+        """The newest snapshot, None when there is none that can be used."""
         ...
 
     async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
         """Keep a snapshot in place of older ones; raises `Fenced` as `append` does."""
         ...
 
-    def actors(self) -> AsyncIterator[str]:
-        """The ids of every actor that has a log, in order."""
+    async def find(self, actor_id: str) -> KnownActor | None:
+        """What is known of one actor, None when it has no records."""
+        ...
+
+    async def actors(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
+        """The next actors that have records, by id, from the first after `after`. Going on from the last id of each page meets every actor
+        that was there all the while exactly once, whatever is written meanwhile; an empty page is the end.
+        """
+        ...
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+        """Replace the bodies of records under their numbers and add records, all in one; every snapshot of the actor goes with it.
+
+        When this returns, it is durable, and the old bodies are in none of the journal's files. Raises as `append` does, and `InvalidOption` for a
+        number there is no record of.
+        """
+        ...
+
+    async def delete(self, actor_id: str) -> bool:
+        """Forget an actor and its log, whoever of this owner holds a claim; its writers are fenced. Whether there was one.
+
+        When this returns, it is durable, and what the log said is in none of the journal's files. Raises `SessionElsewhere`.
+        """
         ...
 
     def statistics(self) -> JournalStatistics:

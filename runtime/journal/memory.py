@@ -5,15 +5,17 @@ It can be told to fail, which is how the laws of durability are tested before an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from itertools import pairwise
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice, pairwise
 from typing import Any, Literal, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
-from ropewalk.runtime.errors import Fenced, JournalUnavailable
-from ropewalk.runtime.journal.interface import Claim, Commit, JournalStatistics, Record, Snapshot
+from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable, SessionElsewhere
+from ropewalk.runtime.journal.codec import Codec
+from ropewalk.runtime.journal.interface import PAGE, Claim, Commit, Durability, JournalStatistics, KnownActor, Record, Snapshot
 
 __all__ = ["Fault", "MemoryJournal"]
 
@@ -22,14 +24,38 @@ Fault: TypeAlias = Literal["refuse", "lose"] | None
 
 
 class _Log:
-    __slots__ = ("bodies", "broken", "epoch", "epochs", "snapshot")
+    __slots__ = ("bodies", "broken", "epoch", "epochs", "kind", "owner", "snapshot")
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str, epoch: int) -> None:
+        self.kind = kind
+        self.owner: MemoryJournal | None = None
         self.bodies: list[Any] = []
         self.epochs: list[tuple[int, int]] = []  # (first record number, epoch), one per claim that wrote
-        self.epoch = 0
+        self.epoch = epoch
         self.broken = False
         self.snapshot: Snapshot | None = None
+
+
+class _Logs(dict[str, _Log]):
+    """All logs, by id. `floor` is the highest epoch of any that was deleted: an id that comes back is written under higher ones."""
+
+    floor = 0
+    _order: list[str] | None = None
+
+    def new(self, actor_id: str, kind: str) -> _Log:
+        self._order = None
+        log = self[actor_id] = _Log(kind, self.floor)
+        return log
+
+    def forget(self, actor_id: str) -> None:
+        self._order = None
+        self.floor = max(self.floor, self.pop(actor_id).epoch)
+
+    def after(self, actor_id: str) -> Sequence[str]:
+        """The ids that come after this one, in order."""
+        if self._order is None:
+            self._order = sorted(self)
+        return self._order[bisect_right(self._order, actor_id) :]
 
 
 class _Delayed:
@@ -53,38 +79,132 @@ class _Lost:
 
 
 class MemoryJournal:
-    """Logs kept in this process.
+    """Logs kept in this process. Bodies are kept as they are, so no codec is asked, and records have no times.
 
     :param fault: asked before each append with the number of appends tried so far; what it names goes wrong with this one.
     :param lag: seconds a commit takes to be durable; 0 makes it durable at once.
+    :param beside: another journal whose logs this one keeps too, as an owner of its own: what two processes do with one file, in one.
     """
 
-    def __init__(self, *, fault: Callable[[int], Fault] | None = None, lag: float = 0.0) -> None:
-        self._logs: dict[str, _Log] = {}
+    def __init__(self, *, fault: Callable[[int], Fault] | None = None, lag: float = 0.0, beside: MemoryJournal | None = None) -> None:
+        self._logs: _Logs = _Logs() if beside is None else beside._logs
         self._fault = fault
         self._lag = lag
+        self._opened = 0
         self._tried = 0
         self._appends = 0
         self._snapshots = 0
         self._failures = 0
 
     async def open(self) -> None:
-        """Nothing to make ready."""
+        """Be an owner that lives; there is nothing to make ready."""
+        self._opened += 1
 
     async def close(self) -> None:
-        """Nothing to let go of: the logs stay as long as the object does."""
+        """Own nothing any more, once everybody who opened it has closed it: the logs stay as long as the object does."""
+        self._opened -= 1
 
-    async def claim(self, actor_id: str) -> Claim:
-        """Become the only writer of one log; whoever wrote it before is fenced."""
-        log = self._logs.get(actor_id)
-        if log is None:
-            log = self._logs[actor_id] = _Log()
+    def keeper(self) -> None:
+        """Nothing is left to be done later."""
+
+    async def claim(self, actor_id: str, kind: str = "", codec: Codec | None = None) -> Claim:
+        """Become the only writer of one log; whoever wrote it before is fenced. Raises `SessionElsewhere`."""
+        log = self._logs.get(actor_id) or self._logs.new(actor_id, kind)
+        self._refuse_elsewhere(actor_id, log)
+        if not log.bodies:
+            log.kind = kind
+        log.owner = self
         log.epoch += 1
         log.broken = False
-        return Claim(log.epoch, len(log.bodies))
+        return Claim(log.epoch, len(log.bodies), log.kind)
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any]) -> Commit | None:
+    async def release(self, actor_id: str, epoch: int) -> None:
+        """Own the actor no more; see `Journal.release`."""
+        log = self._logs.get(actor_id)
+        if log is not None and log.epoch == epoch and log.owner is self:
+            log.owner = None
+            if not log.bodies:
+                self._logs.forget(actor_id)
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None) -> Commit | None:
         """Add records, all or none; see `Journal.append`."""
+        log, commit = self._written(actor_id, epoch, first)
+        if commit is not None:
+            return commit
+        if not log.epochs or log.epochs[-1][1] != epoch:
+            log.epochs.append((first, epoch))
+        log.bodies.extend(bodies)
+        return _Delayed(self._lag) if self._lag and durability != "memory" else None
+
+    async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
+        """The records numbered above `after`, in order, at most `limit` of them."""
+        log = self._logs.get(actor_id)
+        if log is None:
+            return ()
+        spans = [*log.epochs, (len(log.bodies) + 1, 0)]
+        numbers = ((number, epoch) for (start, epoch), (end, _) in pairwise(spans) for number in range(max(start, after + 1), end))
+        bodies = log.bodies
+        return [Record(number, epoch, bodies[number - 1], type(bodies[number - 1]).__name__) for number, epoch in islice(numbers, limit)]
+
+    async def snapshot(self, actor_id: str, *, codec: Codec | None = None) -> Snapshot | None:
+        """The newest snapshot, None when there is none."""
+        log = self._logs.get(actor_id)
+        return None if log is None else log.snapshot
+
+    async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
+        """Keep a snapshot in place of older ones."""
+        log = self._owned(actor_id, epoch)
+        log.snapshot = snapshot
+        self._snapshots += 1
+
+    async def find(self, actor_id: str) -> KnownActor | None:
+        """What is known of one actor; see `Journal.find`."""
+        log = self._logs.get(actor_id)
+        return None if log is None or not log.bodies else KnownActor(actor_id, log.kind, len(log.bodies))
+
+    async def actors(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
+        """The next actors that have records, by id; see `Journal.actors`."""
+        logs = self._logs
+        having = (actor_id for actor_id in logs.after(after) if logs[actor_id].bodies)
+        return [KnownActor(actor_id, logs[actor_id].kind, len(logs[actor_id].bodies)) for actor_id in islice(having, limit)]
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+        """Replace bodies and add records, all or none; see `Journal.redact`."""
+        log = self._owned(actor_id, epoch)
+        for number in replaced:
+            if type(number) is not int or not 0 < number <= len(log.bodies):
+                raise InvalidOption(f"{actor_id!r} has no record {number!r} to redact; its last one is {len(log.bodies)}")
+        log, commit = self._written(actor_id, epoch, first)
+        if commit is not None:
+            await commit.wait()
+        for number, body in replaced.items():
+            log.bodies[number - 1] = body
+        log.snapshot = None
+        if not log.epochs or log.epochs[-1][1] != epoch:
+            log.epochs.append((first, epoch))
+        log.bodies.extend(bodies)
+
+    async def delete(self, actor_id: str) -> bool:
+        """Forget an actor and its log; see `Journal.delete`."""
+        log = self._logs.get(actor_id)
+        if log is None:
+            return False
+        self._refuse_elsewhere(actor_id, log)
+        self._logs.forget(actor_id)
+        return bool(log.bodies)
+
+    def statistics(self) -> JournalStatistics:
+        """A frozen record of what the journal holds and has done."""
+        return JournalStatistics(
+            actors=sum(bool(log.bodies) for log in self._logs.values()),
+            records=sum(len(log.bodies) for log in self._logs.values()),
+            appends=self._appends,
+            snapshots=self._snapshots,
+            failures=self._failures,
+        )
+
+    def _written(self, actor_id: str, epoch: int, first: int) -> tuple[_Log, Commit | None]:
+        """The log, for a write that may be made; with the commit that fails where it is to be lost."""
         log = self._owned(actor_id, epoch)
         if not log.broken and first != len(log.bodies) + 1:
             raise Fenced(f"record {first} of {actor_id!r} does not follow the last one, {len(log.bodies)}")
@@ -97,52 +217,19 @@ class MemoryJournal:
             # A store that loses one write cannot be trusted with the next: they would leave a hole.
             self._failures += 1
             log.broken = True
-            return _Lost()
+            return log, _Lost()
         self._appends += 1
-        if not log.epochs or log.epochs[-1][1] != epoch:
-            log.epochs.append((first, epoch))
-        log.bodies.extend(bodies)
-        return _Delayed(self._lag) if self._lag else None
-
-    async def read(self, actor_id: str, after: int = 0) -> Sequence[Record]:
-        """The records numbered above `after`, in order."""
-        log = self._logs.get(actor_id)
-        if log is None:
-            return ()
-        spans = [*log.epochs, (len(log.bodies) + 1, 0)]
-        return [Record(number, epoch, log.bodies[number - 1]) for (start, epoch), (end, _) in pairwise(spans) for number in range(max(start, after + 1), end)]
-
-    async def snapshot(self, actor_id: str) -> Snapshot | None:
-        """The newest snapshot, None when there is none."""
-        log = self._logs.get(actor_id)
-        return None if log is None else log.snapshot
-
-    async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
-        """Keep a snapshot in place of older ones."""
-        log = self._owned(actor_id, epoch)
-        log.snapshot = snapshot
-        self._snapshots += 1
-
-    async def actors(self) -> AsyncIterator[str]:
-        """The ids of every actor that has a log, in order."""
-        for actor_id in sorted(self._logs):
-            if self._logs[actor_id].bodies:
-                yield actor_id
-
-    def statistics(self) -> JournalStatistics:
-        """A frozen record of what the journal holds and has done."""
-        return JournalStatistics(
-            actors=sum(bool(log.bodies) for log in self._logs.values()),
-            records=sum(len(log.bodies) for log in self._logs.values()),
-            appends=self._appends,
-            snapshots=self._snapshots,
-            failures=self._failures,
-        )
+        return log, None
 
     def _owned(self, actor_id: str, epoch: int) -> _Log:
         """The log, when this epoch may write it."""
         log = self._logs.get(actor_id)
         newest = 0 if log is None else log.epoch
-        if log is None or epoch != newest:
+        if log is None or epoch != newest or log.owner is not self:
             raise Fenced(f"{actor_id!r} is written under epoch {newest} now; epoch {epoch} may not write it")
         return log
+
+    def _refuse_elsewhere(self, actor_id: str, log: _Log) -> None:
+        owner = log.owner
+        if owner is not None and owner is not self and owner._opened:
+            raise SessionElsewhere(f"{actor_id!r} is owned by another runtime that is alive")

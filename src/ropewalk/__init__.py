@@ -79,6 +79,7 @@ from ropewalk.runtime.errors import Fenced as Fenced
 from ropewalk.runtime.errors import InvalidHandler as InvalidHandler
 from ropewalk.runtime.errors import InvalidOption as InvalidOption
 from ropewalk.runtime.errors import InvalidSessionId as InvalidSessionId
+from ropewalk.runtime.errors import JournalDamaged as JournalDamaged
 from ropewalk.runtime.errors import JournalUnavailable as JournalUnavailable
 from ropewalk.runtime.errors import MailboxFull as MailboxFull
 from ropewalk.runtime.errors import Quarantined as Quarantined
@@ -89,10 +90,12 @@ from ropewalk.runtime.errors import SessionBusy as SessionBusy
 from ropewalk.runtime.errors import SessionElsewhere as SessionElsewhere
 from ropewalk.runtime.errors import SessionExists as SessionExists
 from ropewalk.runtime.errors import SlowReader as SlowReader
+from ropewalk.runtime.errors import UnknownRecord as UnknownRecord
 from ropewalk.runtime.errors import UnknownSession as UnknownSession
 from ropewalk.runtime.errors import WouldDeadlock as WouldDeadlock
 from ropewalk.runtime.journal import Journal as Journal
 from ropewalk.runtime.journal import MemoryJournal as MemoryJournal
+from ropewalk.runtime.journal import SQLiteJournal as SQLiteJournal
 from ropewalk.runtime.runtime import Runtime as Runtime
 from ropewalk.runtime.runtime import RuntimeStatistics as RuntimeStatistics
 from ropewalk.runtime.runtime import SessionInfo as SessionInfo
@@ -137,6 +140,7 @@ __all__ = [
     "InvalidSessionId",
     "InvalidTool",
     "Journal",
+    "JournalDamaged",
     "JournalUnavailable",
     "Limits",
     "MailboxFull",
@@ -163,6 +167,7 @@ __all__ = [
     "Runtime",
     "RuntimeClosed",
     "RuntimeStatistics",
+    "SQLiteJournal",
     "Session",
     "SessionActivated",
     "SessionBusy",
@@ -193,6 +198,7 @@ __all__ = [
     "TurnPaused",
     "TurnResumed",
     "TurnStarted",
+    "UnknownRecord",
     "UnknownSession",
     "ViewChanged",
     "WouldDeadlock",

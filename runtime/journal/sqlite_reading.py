@@ -1,0 +1,117 @@
+"""What is read from an SQLite journal: plain functions over a connection of their own, which never make the writer wait."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+
+from ropewalk.runtime.errors import InvalidOption, JournalDamaged, UnknownRecord
+from ropewalk.runtime.journal.codec import Codec
+from ropewalk.runtime.journal.interface import KnownActor, Record, Snapshot
+from ropewalk.runtime.journal.sqlite_rows import at_of, unpacked
+
+__all__ = ["back_up", "known_actor", "known_actors", "problems", "records", "snapshot"]
+
+_BLOBS = "SELECT number, blob FROM logs LEFT JOIN blobs USING (place) WHERE actor = (SELECT actor FROM actors WHERE id = ?)"
+_KNOWN = """
+SELECT id, kind, number, substr(blob, 1, 64) FROM actors JOIN logs USING (actor) JOIN blobs USING (place)
+WHERE number > 0 AND number = (SELECT max(number) FROM logs l WHERE l.actor = actors.actor)"""
+
+
+def records(connection: sqlite3.Connection, actor_id: str, after: int, limit: int | None, codec: Codec) -> list[Record]:
+    """See `Journal.read`."""
+    rows = connection.execute(f"{_BLOBS} AND number > ? ORDER BY number LIMIT ?", (actor_id, max(after, 0), -1 if limit is None else limit)).fetchall()
+    found = []
+    for expected, (number, blob) in enumerate(rows, max(after, 0) + 1):
+        if number != expected:
+            raise JournalDamaged(f"record {expected} of {actor_id!r} is lost: after it comes {number}")
+        found.append(_record(actor_id, number, blob, codec))
+    return found
+
+
+def snapshot(connection: sqlite3.Connection, actor_id: str, codec: Codec) -> Snapshot | None:
+    """See `Journal.snapshot`: one that is damaged, or of a form not known here, is as good as none, for the records are there."""
+    row = connection.execute(f"{_BLOBS} AND number = 0", (actor_id,)).fetchone()
+    if row is None:
+        return None
+    try:
+        found = _record(actor_id, None, row[1], codec)
+    except (JournalDamaged, UnknownRecord):
+        return None
+    return Snapshot(found.number, found.body)
+
+
+def known_actor(connection: sqlite3.Connection, actor_id: str) -> KnownActor | None:
+    """See `Journal.find`."""
+    row = connection.execute(f"{_KNOWN} AND id = ?", (actor_id,)).fetchone()
+    return None if row is None else _known(*row)
+
+
+def known_actors(connection: sqlite3.Connection, after: str, limit: int) -> list[KnownActor]:
+    """See `Journal.actors`."""
+    return [_known(*row) for row in connection.execute(f"{_KNOWN} AND id > ? ORDER BY id LIMIT ?", (after, limit))]
+
+
+def problems(connection: sqlite3.Connection) -> list[str]:
+    """What is wrong with the file and with each record in it, in words; nothing for a sound one. Reads all of it."""
+    found = [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    if found:
+        return found
+    connection.execute("BEGIN")  # one moment of the file for all that follows
+    try:
+        return list(_problems(connection))
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def back_up(connection: sqlite3.Connection, path: str, target: str) -> None:
+    """Copy the journal as it is at one moment into a file of its own, which appears when it is whole."""
+    if os.path.exists(target):
+        raise InvalidOption(f"there is a file {target} already; give the backup a name of its own")
+    part = f"{target}.part"
+    if os.path.exists(part):
+        os.unlink(part)  # of a backup that was cut off
+    copy = sqlite3.connect(part, isolation_level=None)
+    try:
+        connection.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute("DELETE FROM owners")
+    finally:
+        copy.close()
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, target)
+
+
+def _known(actor_id: str, kind: str, last: int, head: bytes) -> KnownActor:
+    return KnownActor(actor_id, kind, last, at_of(head))
+
+
+def _record(actor_id: str, number: int | None, blob: object, codec: Codec) -> Record:
+    found = unpacked(actor_id, number, blob)
+    if found is None:
+        raise JournalDamaged(f"record {number} of {actor_id!r} is not what was written: its checksum says so")
+    number, epoch, at, kept = found
+    try:
+        return Record(number, epoch, codec.decode(kept), kept.tag, at)
+    except UnknownRecord as error:
+        raise UnknownRecord(f"record {number} of {actor_id!r} cannot be read: {error}") from None
+
+
+def _problems(connection: sqlite3.Connection) -> Iterator[str]:
+    actor, expected, count, actors = "", 1, 0, 0
+    everything = "SELECT id, number, blob FROM actors JOIN logs USING (actor) LEFT JOIN blobs USING (place) ORDER BY id, number"
+    for actor_id, number, blob in connection.execute(everything):
+        if not number:
+            continue  # a snapshot, which nobody misses
+        if actor_id != actor:
+            actor, expected, actors = actor_id, 1, actors + 1
+        if number != expected:
+            yield f"record {expected} of {actor_id!r} is lost: after it comes {number}"
+        elif unpacked(actor_id, number, blob) is None:
+            yield f"record {number} of {actor_id!r} is not what was written"
+        expected, count = number + 1, count + 1
+    totals = connection.execute("SELECT actors, records FROM totals").fetchone()
+    if totals != (actors, count):
+        yield f"there are {count} records of {actors} actors, and {totals[1]} of {totals[0]} were written"

@@ -1,0 +1,67 @@
+"""A record as it lies in an SQLite journal: one blob that holds all of it, with a checksum over all it is and where it belongs.
+
+One blob, because of what must be able to vanish. SQLite overwrites a deleted row, but when rows leave a page it moves their
+neighbours about and leaves copies of them in the gaps. So text is only ever added at the end of one table and overwritten in
+place by a blob of the same length; what is deleted, moved and sorted are numbers. A blob may be longer than its record: the rest is padding.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TypeAlias
+
+from ropewalk.runtime.journal.codec import Encoded
+
+__all__ = ["Unpacked", "at_of", "blank", "packed", "padded", "slot_size", "unpacked"]
+
+_HEAD = struct.Struct("<IIIdHBI")
+"""Checksum, number, epoch, at, version, length of the tag, length of the body."""
+
+_SMALLEST_SLOT = 512
+
+Unpacked: TypeAlias = tuple[int, int, float, Encoded]
+"""A record: its number, epoch, time, and body."""
+
+
+def packed(actor_id: str, number: int, epoch: int, at: float, kept: Encoded) -> bytes:
+    """The record as a blob."""
+    tag = kept.tag.encode()
+    rest = _HEAD.pack(0, number, epoch, at, kept.version, len(tag), len(kept.data))[4:] + tag + kept.data
+    return zlib.crc32(rest, zlib.crc32(actor_id.encode())).to_bytes(4, "little") + rest
+
+
+def unpacked(actor_id: str, number: int | None, blob: object) -> Unpacked | None:
+    """The record in a blob, None when it is not what was written for this actor under this number (None: under any)."""
+    if not isinstance(blob, bytes) or len(blob) < _HEAD.size:
+        return None
+    checksum, written, epoch, at, version, tag_length, body_length = _HEAD.unpack_from(blob)
+    tag_ends = _HEAD.size + tag_length
+    ends = tag_ends + body_length
+    if ends > len(blob) or (number is not None and number != written) or zlib.crc32(blob[4:ends], zlib.crc32(actor_id.encode())) != checksum:
+        return None
+    return written, epoch, at, Encoded(blob[_HEAD.size : tag_ends].decode(), version, blob[tag_ends:ends])
+
+
+def at_of(head: bytes) -> float:
+    """The time in a blob that begins so."""
+    at: float = _HEAD.unpack_from(head)[3]
+    return at
+
+
+def padded(blob: bytes, length: int) -> bytes | None:
+    """The blob made as long as this, None when it is longer."""
+    return blob.ljust(length, b" ") if len(blob) <= length else None
+
+
+def blank(length: int) -> bytes:
+    """What is written over a blob of this length that is to be gone."""
+    return bytes(length)
+
+
+def slot_size(length: int) -> int:
+    """How much room a blob of this length gets that others will be written over: one of few sizes, so that it fits elsewhere too."""
+    size = _SMALLEST_SLOT
+    while size < length:
+        size *= 2
+    return size
