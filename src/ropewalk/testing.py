@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ropewalk.actors.testing.chunks import chunk_streams as chunk_streams
     from ropewalk.actors.testing.clock import VirtualClock as VirtualClock
     from ropewalk.actors.testing.fold import EventFold as EventFold
+    from ropewalk.actors.testing.journals import Conformance as Conformance
+    from ropewalk.actors.testing.journals import Damage as Damage
+    from ropewalk.actors.testing.journals import JournalHarness as JournalHarness
+    from ropewalk.actors.testing.journals import check_journal as check_journal
     from ropewalk.actors.testing.loop import TrioLoop as TrioLoop
     from ropewalk.actors.testing.loop import TrioStateMachine as TrioStateMachine
     from ropewalk.actors.testing.loop import ainitialize as ainitialize
@@ -43,6 +47,10 @@ _LATER = {
     "in_trio": "ropewalk.actors.testing.loop",
     "VirtualClock": "ropewalk.actors.testing.clock",
     "EventFold": "ropewalk.actors.testing.fold",
+    "Conformance": "ropewalk.actors.testing.journals",
+    "Damage": "ropewalk.actors.testing.journals",
+    "JournalHarness": "ropewalk.actors.testing.journals",
+    "check_journal": "ropewalk.actors.testing.journals",
 }
 
 __all__ = ["Reply", "Request", "Script", "ScriptedModel", "ToolUse"]

@@ -1,0 +1,193 @@
+"""The great law: whatever two owners do with a few actors, one thing after the other, a list of records for each actor tells what comes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ropewalk.actors.testing.journals.harness import JournalHarness, Owner, Writer, owner, owners, write
+from ropewalk.actors.testing.journals.laws import Law, listed
+from ropewalk.runtime.errors import Fenced, SessionElsewhere
+from ropewalk.runtime.journal import Journal, Record, Snapshot
+
+__all__ = ["LIFE"]
+
+ACTORS = ("a", "b")
+OWNERS = 2
+
+_actors, _owners, _anyone = st.sampled_from(ACTORS), st.integers(0, OWNERS - 1), st.sampled_from([0, 0, 0, 1, 1, 2, 5])  # newest first
+_steps = st.one_of(
+    st.tuples(st.just("claim"), _owners, _actors),
+    st.tuples(st.just("append"), _anyone, st.integers(0, 3)),
+    st.tuples(st.just("append"), _anyone, st.integers(1, 3)),
+    st.tuples(st.just("append"), _anyone, st.integers(1, 3)),
+    st.tuples(st.just("stray"), _anyone, st.sampled_from([-1, 1, 5])),
+    st.tuples(st.just("read"), _owners, _actors, st.integers(0, 3), st.none() | st.integers(0, 3)),
+    st.tuples(st.just("keep"), _anyone),
+    st.tuples(st.just("keep"), _anyone),
+    st.tuples(st.just("release"), _anyone),
+    st.tuples(st.just("redact"), _anyone, st.integers(1, 3), st.integers(0, 2)),
+    st.tuples(st.just("delete"), _owners, _actors),
+    st.tuples(st.just("come back"), _owners),
+)
+
+
+class _Life:
+    """The model, the owners and everybody who ever claimed something."""
+
+    def __init__(self, owners: list[Owner]) -> None:
+        self.owners = owners
+        self.logs: dict[str, list[Record]] = {actor_id: [] for actor_id in ACTORS}
+        self.snapshots: dict[str, Snapshot] = {}
+        self.epochs: dict[str, int] = dict.fromkeys(ACTORS, 0)
+        self.current: dict[str, Writer | None] = dict.fromkeys(ACTORS)
+        self.writers: list[Writer] = []
+        self.said = 0
+
+    def bodies(self, count: int) -> list[Any]:
+        self.said += count
+        return [{"said": self.said - number} for number in range(count, 0, -1)]
+
+    @property
+    def journals(self) -> list[Journal]:
+        return [one.journal for one in self.owners]
+
+    def writer(self, number: int) -> Writer | None:
+        return self.writers[-1 - number % len(self.writers)] if self.writers else None
+
+    def may_write(self, writer: Writer) -> bool:
+        return self.current[writer.actor_id] is writer
+
+    async def step(self, step: tuple[Any, ...]) -> None:
+        match step:
+            case ("claim", int(by), str(actor_id)):
+                await self.claim(self.journals[by], actor_id)
+            case ("read", int(by), str(actor_id), int(after), limit):
+                found = await self.journals[by].read(actor_id, after, limit)
+                assert list(found) == self.logs[actor_id][after:][:limit], "a reading is not what was written"
+            case ("delete", int(by), str(actor_id)):
+                await self.delete(self.journals[by], actor_id)
+            case ("come back", int(by)):
+                await self.come_back(by)
+            case (what, int(number), *rest):
+                writer = self.writer(number)
+                if writer is not None:
+                    await getattr(self, what)(writer, *rest)
+            case _:
+                raise TypeError(f"there is no step {step!r}")
+
+    async def claim(self, journal: Journal, actor_id: str) -> None:
+        holder = self.current[actor_id]
+        try:
+            claim = await journal.claim(actor_id, "kit")
+        except SessionElsewhere:
+            assert holder is not None and holder.journal is not journal, "a claim was refused though no other owner has the actor"
+            return
+        assert holder is None or holder.journal is journal, "an actor was claimed that another living owner has"
+        assert claim.last == len(self.logs[actor_id]), "a claim is wrong about the last record"
+        assert claim.epoch > self.epochs[actor_id], "an epoch was given twice"
+        self.epochs[actor_id] = claim.epoch
+        self.current[actor_id] = writer = Writer(journal, actor_id, claim)
+        self.writers.append(writer)
+
+    async def append(self, writer: Writer, count: int) -> None:
+        bodies = self.bodies(count)
+        first = writer.last + 1
+        refused = await write(writer, bodies)
+        if self.may_write(writer):
+            assert refused is None, f"a write was refused: {refused}"
+            self.logs[writer.actor_id] += [Record(number, writer.epoch, body) for number, body in enumerate(bodies, first)]
+        elif bodies:
+            writer.last -= len(bodies)
+            assert isinstance(refused, Fenced), "somebody wrote whose epoch is over"
+
+    async def stray(self, writer: Writer, off: int) -> None:
+        last = writer.last
+        assert isinstance(await write(writer, self.bodies(1), off), Fenced), "a record was taken that does not follow the last one"
+        writer.last = last
+        await self.claim_again(writer)
+
+    async def claim_again(self, writer: Writer) -> None:
+        """After a write that was refused the incarnation is over, and the next one claims."""
+        if self.may_write(writer):
+            await self.claim(writer.journal, writer.actor_id)
+
+    async def keep(self, writer: Writer) -> None:
+        if not writer.last:
+            return  # an actor without records is forgotten when nobody owns it, and there is nothing to be a snapshot of
+        snapshot = Snapshot(writer.last, {"state": self.said})
+        try:
+            await writer.journal.save_snapshot(writer.actor_id, writer.epoch, snapshot)
+        except Fenced:
+            assert not self.may_write(writer), "a snapshot was refused"
+        else:
+            assert self.may_write(writer), "somebody kept a snapshot whose epoch is over"
+            self.snapshots[writer.actor_id] = snapshot
+
+    async def release(self, writer: Writer) -> None:
+        await writer.journal.release(writer.actor_id, writer.epoch)
+        if self.may_write(writer):
+            self.current[writer.actor_id] = None
+
+    async def redact(self, writer: Writer, number: int, count: int) -> None:
+        log = self.logs[writer.actor_id]
+        if not 0 < number <= len(log) or number > writer.last:
+            return
+        bodies = self.bodies(count)
+        try:
+            await writer.journal.redact(writer.actor_id, writer.epoch, {number: {"gone": True}}, writer.last + 1, bodies)
+        except Fenced:
+            assert not self.may_write(writer), "a redaction was refused"
+            return
+        assert self.may_write(writer), "somebody redacted whose epoch is over"
+        log[number - 1] = Record(number, log[number - 1].epoch, {"gone": True})
+        log += [Record(at, writer.epoch, body) for at, body in enumerate(bodies, writer.last + 1)]
+        writer.last += count
+        self.snapshots.pop(writer.actor_id, None)
+
+    async def delete(self, journal: Journal, actor_id: str) -> None:
+        holder = self.current[actor_id]
+        try:
+            found = await journal.delete(actor_id)
+        except SessionElsewhere:
+            assert holder is not None and holder.journal is not journal, "a deletion was refused though no other owner has the actor"
+            return
+        assert holder is None or holder.journal is journal, "an actor was deleted that another living owner has"
+        assert found == bool(self.logs[actor_id]), "a deletion is wrong about whether there was anything"
+        self.logs[actor_id] = []
+        self.snapshots.pop(actor_id, None)
+        self.current[actor_id] = None
+
+    async def come_back(self, by: int) -> None:
+        """An owner closes, and another comes in its place."""
+        gone = self.journals[by]
+        await self.owners[by].leave()
+        self.writers = [writer for writer in self.writers if writer.journal is not gone]
+        for actor_id, writer in self.current.items():
+            if writer is not None and writer.journal is gone:
+                self.current[actor_id] = None
+        self.owners[by] = self.owners[by].next()
+        await self.owners[by].come()
+
+    async def compare(self, journal: Journal) -> None:
+        for actor_id, log in self.logs.items():
+            assert list(await journal.read(actor_id)) == log, f"the log of {actor_id!r} is not what was written"
+            assert await journal.snapshot(actor_id) == self.snapshots.get(actor_id), f"the snapshot of {actor_id!r} is not the newest"
+            found = await journal.find(actor_id)
+            assert (None if found is None else (found.id, found.kind, found.last)) == ((actor_id, "kit", len(log)) if log else None)
+        assert await listed(journal) == [actor_id for actor_id in ACTORS if self.logs[actor_id]], "the list is not of those that have records"
+
+
+async def hold_life(harness: JournalHarness, plan: list[tuple[Any, ...]]) -> None:
+    """Order, whole batches, one writer, owners, snapshots, redaction, deletion: a reading is what the model says, and stays so."""
+    async with owners(harness, OWNERS) as here:
+        life = _Life(here)
+        for step in plan:
+            await life.step(step)
+        await life.compare(life.journals[0])
+    async with owner(harness) as journal:
+        await life.compare(journal)
+
+
+LIFE = Law("life", hold_life, st.lists(_steps, min_size=12, max_size=30), ())

@@ -1,0 +1,279 @@
+"""Every journal that comes with Ropewalk keeps what `Journal` promises, and the kit that says so catches those that do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import Phase, settings
+
+from journal_harnesses import MemoryHarness, SQLiteHarness
+from ropewalk import Fenced, JournalUnavailable, MemoryJournal
+from ropewalk.runtime.journal import Claim, Codec, Commit, KnownActor, Record, Snapshot
+from ropewalk.runtime.journal.sqlite_store import Store
+from ropewalk.testing import Damage, JournalHarness, check_journal
+
+BACKENDS = ["asyncio", "trio"]
+EXAMPLES = {"short": 25, "slice": 60, "long": 500}[os.environ.get("ROPEWALK_BUDGET", "short")]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_journal_in_memory(backend: str) -> None:
+    shown = check_journal(MemoryHarness, examples=EXAMPLES, backend=backend)
+
+    assert shown.skipped == ("damage",)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_journal_in_a_file(backend: str) -> None:
+    shown = check_journal(SQLiteHarness, examples=EXAMPLES, backend=backend)
+
+    assert shown.skipped == ()
+
+
+def test_a_law_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="life, at_once"):
+        check_journal(MemoryHarness, only="gravity")
+
+
+# Journals that break one promise each.
+
+
+class IgnoresEpochs(MemoryJournal):
+    """Takes records of everybody who ever claimed."""
+
+    def _owned(self, actor_id: str, epoch: int) -> Any:
+        if actor_id not in self._logs:
+            raise Fenced(actor_id)
+        return self._logs[actor_id]
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
+        return super().append(actor_id, epoch, len(self._owned(actor_id, epoch).bodies) + 1, bodies)
+
+
+class LetsAnOldEpochOvertake(MemoryJournal):
+    """A claim takes a moment, and what the older writer says meanwhile comes in after it."""
+
+    async def claim(self, actor_id: str, kind: str = "", codec: Codec | None = None) -> Claim:
+        claim = await super().claim(actor_id, kind, codec)
+        log, before = self._logs[actor_id], claim.epoch - 1
+        log.epoch = before
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        log.epoch = claim.epoch
+        return claim
+
+
+class Steals(MemoryJournal):
+    """Gives an actor to whoever asks last."""
+
+    def _refuse_elsewhere(self, actor_id: str, log: Any) -> None:
+        pass
+
+
+class NeverReleases(MemoryJournal):
+    """Keeps what it claimed."""
+
+    async def release(self, actor_id: str, epoch: int) -> None:
+        pass
+
+
+class Reorders(MemoryJournal):
+    """Writes a batch from its end."""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
+        return super().append(actor_id, epoch, first, bodies[::-1])
+
+
+class TearsBatches(MemoryJournal):
+    """Writes the records of a batch one after the other, with a look around in between."""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
+        super().append(actor_id, epoch, first, bodies[:1])
+        return Rest(self, actor_id, bodies[1:])
+
+
+class Rest:
+    def __init__(self, journal: MemoryJournal, actor_id: str, bodies: Sequence[Any]) -> None:
+        self._log, self._bodies = journal._logs[actor_id], bodies
+
+    async def wait(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._log.bodies.extend(self._bodies)
+        self._bodies = ()
+
+
+class CountsTwice(MemoryJournal):
+    """Begins its epochs anew for an actor that comes back."""
+
+    async def delete(self, actor_id: str) -> bool:
+        found = await super().delete(actor_id)
+        self._logs.floor = 0
+        return found
+
+
+class RedactsNothing(MemoryJournal):
+    """Forgets to replace what is to be replaced."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+        await super().redact(actor_id, epoch, {}, first, bodies)
+
+
+class KeepsTheSnapshot(MemoryJournal):
+    """Redacts the records and leaves the text in the snapshot."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+        snapshot = self._logs[actor_id].snapshot
+        await super().redact(actor_id, epoch, replaced, first, bodies)
+        self._logs[actor_id].snapshot = snapshot
+
+
+class LeavesTextBehind(MemoryJournal):
+    """Shows nothing of what was redacted, and has it still."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+        self._logs.setdefault("", self._logs[actor_id].__class__("", 0)).epochs.append(repr([self._logs[actor_id].bodies[n - 1] for n in replaced]))  # type: ignore[arg-type]
+        await super().redact(actor_id, epoch, replaced, first, bodies)
+
+
+class PagesByPlace(MemoryJournal):
+    """Goes on from how many it has listed, not from where it was."""
+
+    listed = 0
+
+    async def actors(self, after: str = "", limit: int = 1000) -> Sequence[KnownActor]:
+        self.listed = 0 if after == "" else self.listed
+        everybody = await super().actors("", 10**6)
+        page = list(islice(everybody, self.listed, self.listed + limit))
+        self.listed += len(page)
+        return page
+
+
+class ForgetsBytes(MemoryJournal):
+    """Keeps bytes as text."""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
+        return super().append(actor_id, epoch, first, [body.decode("latin1") if isinstance(body, bytes) else body for body in bodies])
+
+
+class GoesOnWhenFull(MemoryJournal):
+    """Throws away what it has no room for, and says nothing."""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
+        try:
+            commit = super().append(actor_id, epoch, first, bodies)
+        except JournalUnavailable:
+            return None
+        return commit if commit is None or self._logs[actor_id].broken is False else None
+
+
+class ForgetfulSnapshots(MemoryJournal):
+    """Keeps the first snapshot for ever."""
+
+    async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
+        kept = self._logs[actor_id].snapshot if actor_id in self._logs else None
+        await super().save_snapshot(actor_id, epoch, kept or snapshot)
+
+
+class OverreadsLimits(MemoryJournal):
+    """Reads one more than it was asked for."""
+
+    async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
+        return await super().read(actor_id, after, None if limit is None else limit + 1)
+
+
+BROKEN: list[tuple[type[MemoryJournal], str]] = [
+    (IgnoresEpochs, "life"),
+    (IgnoresEpochs, "two_writers"),
+    (LetsAnOldEpochOvertake, "two_writers"),
+    (Steals, "life"),
+    (NeverReleases, "life"),
+    (Reorders, "life"),
+    (Reorders, "at_once"),
+    (TearsBatches, "at_once"),
+    (CountsTwice, "life"),
+    (RedactsNothing, "life"),
+    (KeepsTheSnapshot, "life"),
+    (KeepsTheSnapshot, "gone"),
+    (LeavesTextBehind, "gone"),
+    (PagesByPlace, "paging"),
+    (ForgetsBytes, "values"),
+    (GoesOnWhenFull, "full"),
+    (ForgetfulSnapshots, "life"),
+    (OverreadsLimits, "life"),
+]
+
+
+def caught(harness: type[JournalHarness], law: str) -> str:
+    """What the kit says about a journal that must not pass."""
+    settings.register_profile("caught", settings.get_profile("default"), phases=[Phase.generate])  # that it is caught is enough
+    before = settings.get_current_profile_name()
+    settings.load_profile("caught")
+    try:
+        with pytest.raises(BaseException) as raised:  # noqa: PT011 - whatever it is, the note says which law it breaks
+            check_journal(harness, examples=300, only=law)
+    finally:
+        settings.load_profile(before)
+    notes: list[str] = getattr(raised.value, "__notes__", [])
+    return "\n".join(notes)
+
+
+@pytest.mark.parametrize(("kind", "law"), BROKEN, ids=lambda value: value if isinstance(value, str) else value.__name__)
+def test_a_broken_journal_is_caught(kind: type[MemoryJournal], law: str) -> None:
+    class Broken(MemoryHarness):
+        def contents(self) -> bytes:
+            return super().contents() + repr([log.epochs for log in self._store._logs.values()]).encode()
+
+    Broken.kind = kind
+
+    assert f"the law that is broken: {law}" in caught(Broken, law)
+
+
+def test_a_journal_that_acknowledges_before_it_keeps_is_caught_when_its_process_is_lost() -> None:
+    class Hasty(MemoryHarness):
+        def kill(self, journal: Any) -> None:
+            super().kill(journal)
+            for log in self._store._logs.values():
+                del log.bodies[-1:]
+
+    assert "the law that is broken: kill" in caught(Hasty, "kill")
+
+
+def test_a_journal_that_has_no_checksums_is_caught() -> None:
+    class Trusting(MemoryHarness):
+        def damage(self, actor_id: str, number: int, how: Damage) -> None:
+            bodies = self._store._logs[actor_id].bodies
+            if how == "lose":
+                del bodies[number - 1]
+            else:
+                bodies[number - 1] = {**bodies[number - 1], "part": -1}
+
+    assert "the law that is broken: damage" in caught(Trusting, "damage")
+
+
+def test_a_file_whose_freed_pages_keep_their_text_is_caught() -> None:
+    class Careless(SQLiteHarness):
+        def _connect(self, *arguments: Any, **named: Any) -> Any:
+            return Unwiped(super()._connect(*arguments, **named))
+
+    class Unwiped:
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def execute(self, statement: str, *arguments: Any) -> Any:
+            return self._connection.execute(statement.replace("secure_delete = ON", "secure_delete = OFF"), *arguments)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+    assert "the law that is broken: gone" in caught(Careless, "gone")
+
+
+def test_a_file_whose_write_ahead_log_keeps_its_text_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "_overwrite", lambda *arguments: None)
+
+    assert "the law that is broken: gone" in caught(SQLiteHarness, "gone")
