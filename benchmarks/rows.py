@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from backends import Backend
+from durable import bytes_a_turn, durable_at_once
 from lives import bytes_idle, bytes_talked, first_and_last, opening, waking
 from measure import Medians, Side, interleaved
 from neighbours import TROUBLES, others_p99
@@ -152,6 +153,20 @@ async def cold(backend: Backend, size: Size) -> list[Line]:
     return [Line("cold wake of a 40-message session from the journal in memory, and one turn", "µs", floor, handler, None, (handler / floor, None), (2, None))]
 
 
+async def durable(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend, pause=True), sessions=sized(size, 1000, 1000, 3))
+    medians = await interleaved(sides(durable_at_once, load), repetitions(size, 7))
+    return [times_bare(f"{load.sessions:,} durable sessions at once, a text turn each, fsync", medians, (2.5, 4))]
+
+
+async def growth(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend), sessions=sized(size, 40, 20, 3), turns=sized(size, 1000, 1000, 24))
+    early = sized(size, 10, 10, 6)
+    first, last = await bytes_a_turn(load, early)
+    what = f"bytes a durable turn leaves on the disk, turns {load.turns - early + 1} to {load.turns} of a session"
+    return [Line(what, "bytes", None, last, None, (last / first, None), (1.05, None), f"× turns {early + 1} to {2 * early}")]
+
+
 async def reduction(backend: Backend, size: Size) -> list[Line]:
     sessions = sized(size, 300, 200, 2)
     fits = Load(backend, NullModel(backend), sessions=sessions, history=40, window=100)
@@ -207,6 +222,8 @@ ROWS: dict[str, Row] = {
         Row("ageing", "the last 50 of 500 turns over the first", ageing),
         Row("idle", "bytes of an idle session", idle, ("asyncio",)),
         Row("cold", "cold wake and one turn", cold),
+        Row("durable", "1,000 durable sessions at once", durable),
+        Row("growth", "bytes a turn leaves on the disk", growth, ("asyncio",)),
         Row("reduction", "one reduction at overflow", reduction),
         Row("opening", "10,000 sessions opened and closed", coming_and_going),
         Row("troubles", "one session in trouble among 1,000", troubles),

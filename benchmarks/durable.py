@@ -1,0 +1,122 @@
+"""Sessions on the disk: what a turn costs with its fsyncs, and how many bytes it leaves.
+
+The bare loop has what a careful programmer gives it: one SQLite file, one writer thread, and a commit for all that has gathered.
+Its prompt is committed before the model is called, its answer after.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+import bare
+from measure import Stopwatch
+from ropewalk import Runtime, SQLiteJournal, TextDelta
+from work import BARE, HANDLER, PROMPT, Ear, Load, ask, bare_price, listen, opened
+
+__all__ = ["bytes_a_turn", "durable_at_once"]
+
+
+class BareStore:
+    """A log in a file for the bare loops: `keep` returns when the message is on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("CREATE TABLE log (session INTEGER, number INTEGER, message TEXT, PRIMARY KEY (session, number)) WITHOUT ROWID")
+        self._rows: list[tuple[int, int, str]] = []
+        self._kept = anyio.Event()
+        self._work = anyio.Event()
+
+    async def keep(self, session: int, number: int, message: bare.Message) -> None:
+        """Have a message on the disk."""
+        self._rows.append((session, number, json.dumps(message)))
+        self._work.set()
+        await self._kept.wait()
+
+    async def write(self) -> None:
+        """Commit what has gathered, again and again."""
+        while True:
+            await self._work.wait()
+            self._work = anyio.Event()
+            rows, self._rows = self._rows, []
+            kept, self._kept = self._kept, anyio.Event()
+            await anyio.to_thread.run_sync(self._commit, rows)
+            kept.set()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _commit(self, rows: list[tuple[int, int, str]]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany("INSERT INTO log VALUES (?, ?, ?)", rows)
+        self._connection.execute("COMMIT")
+
+
+async def durable_at_once(name: str, load: Load) -> float:
+    """Microseconds of processor time a turn, all sessions at the same time, every prompt and answer on the disk."""
+    ear = Ear()
+    with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder:
+        path = Path(folder) / "sessions.db"
+        watch = await (_bare(load, path, ear) if name == BARE else _ropewalk(name, load, path, ear))
+    ear.must_have_heard(load.sessions * load.turns)
+    return watch.cpu * 1e6 / (load.sessions * load.turns)
+
+
+async def bytes_a_turn(load: Load, early: int) -> tuple[float, float]:
+    """Bytes of the file that a turn adds: over the turns up to `early`, and over as many at the end of `load.turns`."""
+    sizes: list[int] = []
+    with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder:
+        path = Path(folder) / "sessions.db"
+        done = 0
+        for until in (early, 2 * early, load.turns - early, load.turns):
+            async with Runtime(SQLiteJournal(path, durability="os")) as runtime:  # the bytes are the same, and no disk is waited for
+                for session in await opened(runtime, load):
+                    await ask(session, until - done)
+            done = until
+            sizes.append(path.stat().st_size)  # closed, so that all of it is in the one file
+    of_early, of_late = sizes[1] - sizes[0], sizes[3] - sizes[2]
+    return of_early / (early * load.sessions), of_late / (early * load.sessions)
+
+
+async def _bare(load: Load, path: Path, ear: Ear) -> Stopwatch:
+    store = BareStore(path)
+
+    async def conversation(session: int) -> None:
+        messages: list[bare.Message] = []
+        for _ in range(load.turns):
+            await store.keep(session, len(messages), {"role": "user", "content": [{"text": PROMPT}]})
+            answer = await bare.turn(load.model, messages, PROMPT, ear.text, {"price": bare_price}, load.window)
+            await store.keep(session, len(messages) - 1, answer)
+
+    watch = Stopwatch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.write)
+        with watch:
+            await load.backend.at_once([partial(conversation, session) for session in range(load.sessions)])
+        tasks.cancel_scope.cancel()
+    store.close()
+    return watch
+
+
+async def _ropewalk(name: str, load: Load, path: Path, ear: Ear) -> Stopwatch:
+    async with Runtime(SQLiteJournal(path)) as runtime:
+        sessions = await opened(runtime, load)
+        works: list[Callable[[], Awaitable[Any]]]
+        if name == HANDLER:
+            runtime.add_handler(ear.event, kinds={TextDelta})
+            works = [partial(ask, session, load.turns) for session in sessions]
+        else:
+            works = [partial(listen, session, ear, load.turns) for session in sessions]
+        with Stopwatch() as watch:
+            await load.backend.at_once(works)
+    return watch
