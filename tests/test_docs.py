@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/chat.md", "docs/models.md", "docs/testing.md"]
+PAGES = ["README.md", "docs/chat.md", "docs/journals.md", "docs/models.md", "docs/testing.md"]
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 
