@@ -19,6 +19,6 @@ def test_a_law_that_fails_in_the_end_is_reported_and_leaves_no_run_behind() -> N
             assert not self.asked, "somebody asked"
 
     with pytest.raises(AssertionError, match="somebody asked"):
-        run_state_machine_as_test(NobodyAsks, settings=settings(phases=[Phase.generate, Phase.shrink], max_examples=50))  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(NobodyAsks, settings=settings(phases=[Phase.generate, Phase.shrink], max_examples=50))
 
     trio.run(trio.sleep, 0)
