@@ -54,7 +54,7 @@ def test_an_example_is_a_request_in_plain_words(description: str, properties: di
 
 def schemas() -> st.SearchStrategy[dict[str, Any]]:
     words = st.text("abcdefgh_", min_size=1, max_size=6)
-    simple = st.one_of(
+    simple: st.SearchStrategy[dict[str, Any]] = st.one_of(
         st.fixed_dictionaries({"type": st.just("string")}, optional={"enum": st.lists(words, min_size=1, max_size=3), "description": st.text(max_size=30)}),
         st.fixed_dictionaries({"type": st.sampled_from(["integer", "number"])}, optional={"minimum": st.integers(-5, 3), "maximum": st.integers(3, 9)}),
         st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"const": 7}, {"type": ["string", "null"]}]),
