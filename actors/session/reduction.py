@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, estimate_all, has_policy, manage
+from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, has_policy, manage, remembering
 from ropewalk.actors.conversation.manager import policy_of
 from ropewalk.actors.errors import ContextWindowOverflow
 from ropewalk.actors.events import ReductionEnded, ReductionStarted, StepRestarted
@@ -36,7 +37,8 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     """Make the view smaller because the model refused its size. What fails costs its own rung only."""
     actor = driver.actor
     view, spec = actor.state.view, actor.spec
-    before = estimate_all(view.messages)
+    count = remembering()
+    before = sum(map(count, view.messages))
     target = _target(effect, before)
     failures: list[str] = []
 
@@ -56,11 +58,14 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
             error=ContextWindowOverflow(tokens=effect.tokens, limit=effect.limit),
             skip_manager=driver.manager_failed,
             run_sync=_runner(driver),
+            count=count,
+            tokens=before,
             failed=failed,
         )
 
     await _publish(driver, ReductionStarted, "overflow", before, target)
-    outcome = await _within_budget(driver, climbing)
+    # What is shipped awaits nothing and is done before a deadline could be noticed: only a user's own code is watched over.
+    outcome = await (_within_budget(driver, climbing) if policy_of(actor.manager, "reduce") == "custom" else climbing())
     if isinstance(outcome, Failure):
         failed(MANAGER, outcome.error)  # only somebody else's manager can take that long or break the ladder
         reduction = await _shipped_only(driver, climbing)
@@ -82,7 +87,10 @@ def _prompt_entry(edit: Edit, entries: Sequence[Entry], reduction: Reduction) ->
     if not reduction.protected:
         return 0
     prompt = reduction.messages[min(reduction.protected)]
-    return next(entry.number for entry in (*entries, *(placed.entry for placed in edit.inserted)) if entry.message is prompt)
+    for placed in edit.inserted:
+        if placed.entry.message is prompt:
+            return placed.entry.number
+    return next(entry.number for entry in reversed(entries) if entry.message is prompt)
 
 
 async def _within_budget(driver: TurnDriver, climbing: Any) -> Reduction | Failure | None:
@@ -115,8 +123,10 @@ def _protected(driver: TurnDriver) -> frozenset[int]:
     state = driver.actor.state
     entries = state.view.entries
     turn = state.turn
-    kept = {place for place, entry in enumerate(entries) if turn is not None and entry.number == turn.prompt_number}
     last = len(entries) - 1
+    kept: set[int] = set()
+    if turn is not None:  # it stands near the end
+        kept.update(islice((place for place in range(last, -1, -1) if entries[place].number == turn.prompt_number), 1))
     if last >= 1 and tool_results(entries[last].message):
         kept |= {last, last - 1}
     return frozenset(kept)
