@@ -164,7 +164,11 @@ def _copy(value: Any, depth: int, index: int) -> Any:
         raise _broken(index, f"nested deeper than {MAX_DEPTH} levels")
     if is_dict(value):
         return {key: _copy(item, depth + 1, index) for key, item in value.items()}
-    return [_copy(item, depth + 1, index) for item in value]
+    copy = list(value)  # no larger than it must be, which one that grows is not: these lists are kept as long as the session
+    for place, item in enumerate(copy):
+        if isinstance(item, _CONTAINERS):
+            copy[place] = _copy(item, depth + 1, index)
+    return copy
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TypeAlias
 
 import msgspec
@@ -13,10 +14,15 @@ __all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Opened", "Said", "Se
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A session came to be, as one of the spec named, with these entries in its view."""
+    """A session came to be, as one of the spec named, with these messages in its view: its entries 1, 2, ..."""
 
     spec: str
-    entries: tuple[Entry, ...] = ()
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The messages as the entries that they are."""
+        return tuple(map(Entry, count(1), self.messages))
 
 
 class Accepted(msgspec.Struct, frozen=True, tag=True, gc=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from ropewalk.actors.messages import Message, tool_results
 from ropewalk.actors.session.records import Edited
 from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
-from ropewalk.actors.view import Edit, Entry, difference
+from ropewalk.actors.view import Edit, View
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, supervise
 
@@ -72,8 +71,8 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     else:
         reduction = outcome
     if reduction is not None:
-        edit = difference(view.entries, reduction.messages, reduction.rung, actor.state.next_entry, driver.turn_id)
-        actor.writer.write(Edited(edit, _prompt_entry(edit, view.entries, reduction)))
+        edit = view.edit_to(reduction.messages, reduction.rung, actor.state.next_entry, driver.turn_id)
+        actor.writer.write(Edited(edit, _prompt_entry(edit, view, reduction)))
         actor.announce_edit(edit, driver.turn_id, driver.request_state)
     rung, after = (None, before) if reduction is None else (reduction.rung, reduction.tokens_after)
     actor.writer.announce(ReductionEnded, driver.turn_id, driver.request_state, rung, before, after, tuple(failures))
@@ -82,7 +81,7 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     return Reduced()
 
 
-def _prompt_entry(edit: Edit, entries: Sequence[Entry], reduction: Reduction) -> int:
+def _prompt_entry(edit: Edit, view: View, reduction: Reduction) -> int:
     """The number of the entry that holds the prompt once the edit is applied: a digest is put in front of it, in an entry of its own."""
     if not reduction.protected:
         return 0
@@ -90,7 +89,7 @@ def _prompt_entry(edit: Edit, entries: Sequence[Entry], reduction: Reduction) ->
     for placed in edit.inserted:
         if placed.entry.message is prompt:
             return placed.entry.number
-    return next(entry.number for entry in reversed(entries) if entry.message is prompt)
+    return next(view.numbers[place] for place in range(len(view) - 1, -1, -1) if view.messages[place] is prompt)
 
 
 async def _within_budget(driver: TurnDriver, climbing: Any) -> Reduction | Failure | None:
@@ -121,13 +120,13 @@ def _target(effect: Reduce, before: int) -> int:
 def _protected(driver: TurnDriver) -> frozenset[int]:
     """What may not leave the view: the running turn's prompt, and the calls whose results the model has not seen."""
     state = driver.actor.state
-    entries = state.view.entries
+    messages, numbers = state.view.messages, state.view.numbers
     turn = state.turn
-    last = len(entries) - 1
+    last = len(messages) - 1
     kept: set[int] = set()
     if turn is not None:  # it stands near the end
-        kept.update(islice((place for place in range(last, -1, -1) if entries[place].number == turn.prompt_number), 1))
-    if last >= 1 and tool_results(entries[last].message):
+        kept.update(islice((place for place in range(last, -1, -1) if numbers[place] == turn.prompt_number), 1))
+    if last >= 1 and tool_results(messages[last]):
         kept |= {last, last - 1}
     return frozenset(kept)
 
@@ -154,7 +153,7 @@ async def manage_after_turn(driver: TurnDriver) -> None:
     elif isinstance(managed, Failure):
         _manager_failed(driver, managed.error)
     elif managed is not None:
-        edit = difference(view.entries, managed, "managed", actor.state.next_entry, driver.turn_id)
+        edit = view.edit_to(managed, "managed", actor.state.next_entry, driver.turn_id)
         actor.writer.write(Edited(edit))
         actor.announce_edit(edit, driver.turn_id, driver.request_state)
 
