@@ -7,12 +7,12 @@ lives in one loop, so it asks once and then makes what it needs from the backend
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import attrs
-import trio
 
 from ropewalk.runtime.supervision import Failure, contain
 
@@ -35,6 +35,10 @@ ANY_BACKEND = Backend(anyio.Event, anyio.CancelScope, anyio.current_time)
 def running_backend() -> Backend:
     """What the loop that runs now gives."""
     loop = contain(asyncio.get_running_loop)
-    in_trio = isinstance(loop, Failure) or trio.lowlevel.in_trio_run()
-    now = trio.current_time if in_trio or isinstance(loop, Failure) else loop.time
+    now = anyio.current_time if isinstance(loop, Failure) else loop.time
+    if "trio" in sys.modules:  # it takes long to import, and whoever runs on it has done so
+        import trio
+
+        if trio.lowlevel.in_trio_run():
+            now = trio.current_time
     return Backend(type(anyio.Event()), type(anyio.CancelScope()), now)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import structlog
 
 from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
+from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
@@ -37,8 +37,6 @@ __all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of",
 
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
-
-log = structlog.get_logger("ropewalk")
 
 
 class Actor(Protocol):

@@ -18,11 +18,11 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import anyio
 import attrs
-import structlog
 
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
+from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.subscription import ReaderOverflow, Subscription
 from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, contained, stepwise
@@ -33,7 +33,6 @@ OnError: TypeAlias = Literal["report", "fail_turn"]
 E = TypeVar("E", bound=Event)
 BLOCKING_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
-log = structlog.get_logger("ropewalk")
 
 
 class HandlerFault(RopewalkError):

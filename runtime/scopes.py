@@ -13,13 +13,11 @@ from types import TracebackType
 from typing import Any
 
 import anyio
-import structlog
 
+from ropewalk.runtime.log import log
 from ropewalk.runtime.supervision import Failure, contain
 
 __all__ = ["CancelScopeLeft", "guarded"]
-
-log = structlog.get_logger("ropewalk")
 
 
 class CancelScopeLeft(Exception):

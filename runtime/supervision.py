@@ -19,9 +19,9 @@ from typing import Any, TypeVar, overload
 
 import anyio
 import attrs
-import structlog
 
 from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.log import log
 
 __all__ = [
     "Backoff",
@@ -44,8 +44,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-log = structlog.get_logger("ropewalk")
-
 FELLOWS = 8
 """How many other tasks are looked at to tell whether the event loop is ending: a few thousand may be asking at that moment."""
 

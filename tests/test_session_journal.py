@@ -59,7 +59,7 @@ class WatchedJournal(MemoryJournal):
         """A handler: what an event tells of is durable when it is told."""
         match event:
             case PromptAccepted():
-                assert self.holds(lambda body: isinstance(body, Accepted) and body.prompt_id == event.prompt_id)
+                assert self.holds(lambda body: event.prompt_id in prompts_of(body))
             case TurnStarted():
                 assert self.holds(lambda body: isinstance(body, Begun) and body.turn_id == event.turn_id)
             case MessageAdded():
@@ -74,6 +74,13 @@ class WatchedJournal(MemoryJournal):
                 assert self.holds(lambda body: isinstance(body, Settled | Withdrawn))
             case _:
                 pass
+
+
+def prompts_of(body: Any) -> Sequence[str]:
+    """The prompts a record says to have been accepted."""
+    if isinstance(body, Accepted):
+        return (body.prompt_id,)
+    return body.prompt_ids if isinstance(body, Begun) else ()
 
 
 def entries_of(body: Any) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from ropewalk.actors.session.settling import IN_DOUBT, Ending, settle
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.validity import copied, door
-from ropewalk.actors.view import Edit, Entry, Placed
+from ropewalk.actors.view import Edit, Placed
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import InvalidOption, SessionExists, UnknownSession
 
@@ -35,12 +35,11 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     if not claim.last and not create:
         raise UnknownSession(f"there is no session {cell.id!r}")
     state = SessionState()
-    for record in await cell.journal.read(cell.id):
-        state.apply(record.body)
+    state.recall([record.body for record in await cell.journal.read(cell.id)])
     writer = Writer(cell, state, claim)
     cell.publisher.begin_epoch(claim.epoch)
     if not claim.last:
-        writer.write(Opened(spec.name, tuple(Entry(number, message) for number, message in enumerate(opened, 1))))
+        writer.write(Opened(spec.name, tuple(opened)))
     actor = SessionActor(spec, cell, writer)
     brought = tuple(Placed(entry.number - 1, entry) for entry in state.view.entries) if not claim.last else ()
     spec_handlers(spec, cell)

@@ -16,7 +16,7 @@ from ropewalk.actors.events import PromptAccepted
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.session.ending import account_cycle, conclude, tell
 from ropewalk.actors.session.model_call import ModelCall
-from ropewalk.actors.session.records import Accepted, Begun, Said
+from ropewalk.actors.session.records import Begun, Said
 from ropewalk.actors.session.reduction import manage_after_turn, reduce
 from ropewalk.actors.session.tool_calls import run_calls
 from ropewalk.actors.turn import (
@@ -195,8 +195,7 @@ class TurnDriver:
     async def _drive(self) -> None:
         writer = self.actor.writer
         if not writer.state.is_waiting(self.prompt.prompt_id):
-            # It found the session idle: its acceptance is recorded together with the beginning of its turn.
-            writer.write(Accepted(self.prompt.prompt_id, self.prompt.messages, self.prompt.owned))
+            # It found the session idle: the beginning of its turn records its acceptance too.
             writer.announce(PromptAccepted, None, None, self.prompt.prompt_id)
         effects = self._step(Begin(Progress(self.turn_id, (self.prompt.prompt_id,), self.actor.spec.limits), self._opening()))
         while self.finish is None:
@@ -304,7 +303,7 @@ class TurnDriver:
         if joins and last is not None and len(messages) > 1:
             messages[0] = joined(last.message, messages[0])
         entries = tuple(Entry(number, message, self.turn_id) for number, message in enumerate(messages, state.next_entry))
-        self.actor.writer.write(Begun(self.turn_id, (self.prompt.prompt_id,), entries, joins))
+        self.actor.writer.write(Begun(self.turn_id, (self.prompt.prompt_id,), entries, joins, self.prompt.owned))
         for place, entry in enumerate(entries):
             self.actor.announce_entry(entry, self.request_state, 0 if place else joins)
 

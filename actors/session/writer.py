@@ -48,7 +48,7 @@ class Writer:
         self._number = claim.last
         self._batches = 0  # what is written and announced from one flush to the next is one
         self._durable = 0
-        self._staged: list[Body] = []
+        self._staged: tuple[Body, ...] = ()  # not a list: an idle session would keep an empty one
         self._pending: tuple[tuple[Commit, int], ...] = ()  # on their way to being durable, each with the batches that it ends
         self._telling = False
         self._told: anyio.Event | None = None
@@ -92,7 +92,7 @@ class Writer:
     def write(self, body: Body) -> None:
         """Take a record into the state now; it goes to the journal with the next `flush` or `commit`."""
         self.state.apply(body)
-        self._staged.append(body)
+        self._staged += (body,)
 
     def announce(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> None:
         """Have an event published once everything written before the next flush is durable."""
@@ -111,11 +111,11 @@ class Writer:
             raise self.broken
         self._batches += 1
         if self._staged:
-            written = contain(self._cell.journal.append, self._cell.id, self._epoch, self._number + 1, tuple(self._staged))
+            written = contain(self._cell.journal.append, self._cell.id, self._epoch, self._number + 1, self._staged)
             if isinstance(written, Failure):
                 raise self._break(written.error)
             self._number += len(self._staged)
-            self._staged.clear()
+            self._staged = ()
             if written is not None:
                 self._pending += ((written, self._batches),)
         if self._pending:

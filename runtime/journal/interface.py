@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import attrs
+import msgspec
 
 __all__ = ["Claim", "Commit", "Journal", "JournalStatistics", "Record", "Snapshot"]
 
 
-@attrs.frozen
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One element of an actor's log: `number` counts from 1 without a gap, `epoch` says which writer wrote it, `body` is the actor's own."""
 
     number: int

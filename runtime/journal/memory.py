@@ -5,8 +5,9 @@ It can be told to fail, which is how the laws of durability are tested before an
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
-from itertools import pairwise
+from itertools import repeat
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -22,11 +23,11 @@ Fault: TypeAlias = Literal["refuse", "lose"] | None
 
 
 class _Log:
-    __slots__ = ("bodies", "broken", "epoch", "epochs", "snapshot")
+    __slots__ = ("bodies", "broken", "epoch", "snapshot", "spans")
 
     def __init__(self) -> None:
         self.bodies: list[Any] = []
-        self.epochs: list[tuple[int, int]] = []  # (first record number, epoch), one per claim that wrote
+        self.spans = array("Q")  # the first record number and the epoch of each claim that wrote, one after the other
         self.epoch = 0
         self.broken = False
         self.snapshot: Snapshot | None = None
@@ -99,18 +100,22 @@ class MemoryJournal:
             log.broken = True
             return _Lost()
         self._appends += 1
-        if not log.epochs or log.epochs[-1][1] != epoch:
-            log.epochs.append((first, epoch))
+        if not log.spans or log.spans[-1] != epoch:
+            log.spans.extend((first, epoch))
         log.bodies.extend(bodies)
         return _Delayed(self._lag) if self._lag else None
 
     async def read(self, actor_id: str, after: int = 0) -> Sequence[Record]:
         """The records numbered above `after`, in order."""
         log = self._logs.get(actor_id)
-        if log is None:
+        if log is None or not log.bodies:
             return ()
-        spans = [*log.epochs, (len(log.bodies) + 1, 0)]
-        return [Record(number, epoch, log.bodies[number - 1]) for (start, epoch), (end, _) in pairwise(spans) for number in range(max(start, after + 1), end)]
+        records: list[Record] = []
+        ends = [*log.spans[2::2], len(log.bodies) + 1]
+        for start, epoch, end in zip(log.spans[::2], log.spans[1::2], ends, strict=True):
+            first = max(start, after + 1)
+            records += map(Record, range(first, end), repeat(epoch), log.bodies[first - 1 : end - 1])
+        return records
 
     async def snapshot(self, actor_id: str) -> Snapshot | None:
         """The newest snapshot, None when there is none."""

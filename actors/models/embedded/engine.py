@@ -16,7 +16,6 @@ import anyio
 import anyio.abc
 import attrs
 import httpx2
-import structlog
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ropewalk.actors.errors import ModelError
@@ -24,11 +23,10 @@ from ropewalk.actors.messages import Message
 from ropewalk.actors.models.openai import OpenAIModel
 from ropewalk.actors.models.openai_errors import server_error
 from ropewalk.runtime.clock import Clock
+from ropewalk.runtime.log import log
 from ropewalk.runtime.supervision import Backoff, Failure, RestartLedger, RestartPolicy, attempt
 
 __all__ = ["Engine", "EngineSettings", "Incarnation"]
-
-log = structlog.get_logger("ropewalk")
 
 START_SECONDS = 120.0
 END_SECONDS = 5.0

@@ -6,10 +6,7 @@ so it is installed without them; and both are large.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +36,8 @@ class Part:
     @property
     def version(self) -> str | None:
         """The version that is installed, None when it is not."""
+        import importlib.metadata
+
         try:
             return importlib.metadata.version(self.distribution)
         except importlib.metadata.PackageNotFoundError:
@@ -58,6 +57,8 @@ def model_file() -> Path:
     missing = [part.distribution for part in PARTS if part.version is None]
     if missing:
         raise NoModel(f"the embedded model is not installed ({', '.join(missing)} missing): run `{INSTALL}`")
+    import importlib.metadata
+
     # The package's own code is not imported: it needs what was left out.
     path = Path(str(importlib.metadata.distribution(MODEL.distribution).locate_file(FILE)))
     if not path.is_file():
@@ -72,6 +73,8 @@ def is_installed() -> bool:
 
 def install_commands(parts: tuple[Part, ...] = PARTS) -> Iterator[list[str]]:
     """The commands that install the parts into the environment of this process. Raises `NoModel` where there is neither pip nor uv."""
+    import shutil
+
     if importlib.util.find_spec("pip") is not None:
         install = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
     elif (uv := shutil.which("uv")) is not None:
@@ -88,6 +91,8 @@ def install_commands(parts: tuple[Part, ...] = PARTS) -> Iterator[list[str]]:
 
 def run_commands(commands: Iterator[list[str]]) -> None:
     """Run them one after the other, their output shown as they go. Raises `NoModel` when one fails."""
+    import subprocess
+
     for command in commands:
         ended = subprocess.run(command, check=False)
         if ended.returncode:
