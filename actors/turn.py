@@ -20,7 +20,7 @@ import msgspec
 
 from ropewalk.actors.events import CycleStarted, Event, ModelRetry, TurnPaused, TurnResumed, TurnStarted
 from ropewalk.actors.limits import Limits
-from ropewalk.actors.messages import Block, Message, tool_uses
+from ropewalk.actors.messages import Block, Message, calls_tools, tool_uses
 from ropewalk.runtime.errors import RopewalkError
 
 __all__ = [
@@ -377,7 +377,7 @@ def _counted(turn: Progress, *, cycle: int, output: int = 0, total: int = 0, act
 def _model_done(state: CallingModel, given: ModelDone) -> Step:
     turn = _counted(state.turn, cycle=state.turn.cycle, output=given.output_tokens, total=given.total_tokens)
     record = Record(given.message)
-    calls = tuple(tool_uses(given.message))
+    calls = tuple(tool_uses(given.message)) if calls_tools(given.message) else ()
     if given.stop_reason in ("tool_use", "end_turn"):
         # What the answer holds decides, not what the provider calls it: some say end_turn beside a tool call.
         if calls:
