@@ -93,7 +93,7 @@ class Bell:
         try:
             await wakeup
         except BaseException:
-            if self.waiting is not None:  # nor may those pile up who come and leave again
+            if self.waiting is not None and wakeup in self.waiting:  # nor may those pile up who come and leave again
                 self.waiting.remove(wakeup)
             raise
 
