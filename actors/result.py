@@ -136,8 +136,7 @@ class EventLoopMetrics:
     __hash__ = None  # type: ignore[assignment]
 
 
-@attrs.frozen
-class AgentResult:
+class AgentResult(msgspec.Struct, frozen=True):
     """What a turn came to.
 
     `message` is the turn's last assistant message (without content when there was none), `state` its request state,

@@ -19,6 +19,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from ropewalk.runtime.backend import ANY_BACKEND, Backend, Wakeup
 from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
 from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ropewalk.runtime.journal import Journal
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock", "waiting_for"]
+__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock", "surroundings", "waiting_for"]
 
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
@@ -95,11 +96,11 @@ class Envelope:
 
     __slots__ = ("awaited", "body", "context", "outcome", "waited_by")
 
-    def __init__(self, body: Any, *, awaited: bool = True, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
+    def __init__(self, body: Any, *, awaited: bool = True, new_wakeup: Callable[[], Wakeup] = ANY_BACKEND.wakeup) -> None:
         self.body = body
         self.awaited = awaited
         self.context: contextvars.Context | None = contextvars.copy_context()
-        self.outcome: Outcome[Any] = Outcome(new_event)
+        self.outcome: Outcome[Any] = Outcome(new_wakeup)
         self.waited_by: tuple[tuple[Cell, Envelope | anyio.Event], ...] = ()
 
 
@@ -107,9 +108,14 @@ _working: contextvars.ContextVar[tuple[tuple[Cell, Envelope | anyio.Event], ...]
 """What this code is part of, outermost first: messages being handled, and activations (named by the event of their end)."""
 
 
+surroundings = _working.get
+"""What the calling code is part of, as above: empty for code that no actor runs, which is what most need to know."""
+
+
 def messages_around() -> tuple[tuple[Cell, Envelope], ...]:
     """The messages whose handling the calling code is part of, each with its cell, outermost first."""
-    return tuple((cell, part) for cell, part in _working.get() if isinstance(part, Envelope))
+    working = _working.get()
+    return tuple((cell, part) for cell, part in working if isinstance(part, Envelope)) if working else ()
 
 
 def is_work_of(runtime: Runtime) -> bool:
@@ -159,7 +165,9 @@ class Cell:
 
     `actor` is the incarnation, None while there is none; `summary` what the last one left to show of it then; `current` the
     message being handled; `reason` why it is quarantined;
-    `kept` whether somebody may hold a handle, so that the cell must stay the one of its id.
+    `kept` whether somebody may hold a handle, so that the cell must stay the one of its id. `unguarded` counts the messages
+    of this spell of work that ran code of others in the worker's task outside any `guarded` scope; an actor that knows it
+    did not takes its message off again.
     """
 
     __slots__ = (
@@ -180,6 +188,7 @@ class Cell:
         "restarts",
         "runtime",
         "summary",
+        "unguarded",
     )
 
     def __init__(self, runtime: Runtime, actor_id: str, kind: ActorKind, journal: Journal, publisher: Publisher) -> None:
@@ -196,6 +205,7 @@ class Cell:
         self.reason: str | None = None
         self.restarts = 0
         self.kept = False
+        self.unguarded = 0
         self._ledger: RestartLedger | None = None
         self._activating: anyio.Event | None = None
         self._idle: anyio.Event | None = None
@@ -238,7 +248,8 @@ class Cell:
 
         Raises `MailboxFull`, `Quarantined` or `RuntimeClosed`; then the message was not accepted.
         """
-        self.refuse_if_unable()
+        if self.reason is not None or not self.runtime.is_open:
+            self.refuse_if_unable()
         lost = self.mailbox.put(envelope)
         if lost is not None:
             lost.outcome.fail(MailboxFull(f"the message was dropped from the full mailbox of {self.id!r} for a later one"))
@@ -284,7 +295,7 @@ class Cell:
 
     async def work(self) -> None:
         """Handle what waits in the mailbox until nothing does. Called by a worker; one at a time."""
-        handled = 0
+        handled = self.unguarded = 0
         try:
             while (envelope := self.mailbox.take()) is not None:
                 self.current = envelope
@@ -295,7 +306,8 @@ class Cell:
                     outcome = Failure(Exited(left))
                 self.current = None
                 if type(outcome) is not Failure:
-                    envelope.outcome.settle(outcome)
+                    if not envelope.outcome.settled:
+                        envelope.outcome.settle(outcome)
                 else:
                     envelope.outcome.fail(outcome.error)
                     if not isinstance(outcome.error, Refused):
@@ -359,6 +371,7 @@ class Cell:
         actor = self.actor
         if actor is None:
             actor = await self._activate_within(around)
+        self.unguarded += 1
         context.run(_working.set, (*around, (self, envelope)))
         # A parked worker lends its task, never its context variables.
         return await stepwise(context.run, actor.receive(envelope))
@@ -399,17 +412,18 @@ class WorkerPool:
     `working` are the cells being worked for, those that began first first; `cut_off` the ids of those whose work was ended from outside.
     """
 
-    __slots__ = ("_all_idle", "_host", "_idle", "_new_event", "_parked", "_tasks", "cut_off", "working")
+    __slots__ = ("_all_idle", "_backend", "_ends", "_host", "_idle", "_parked", "_tasks", "cut_off", "working")
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, parked: int, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, parked: int, backend: Backend) -> None:
         self._tasks = tasks
-        self._new_event = new_event
+        self._backend = backend
         self._parked = parked
-        self._idle: list[_Parked] = []
+        self._idle: list[Wakeup] = []
         self.working: dict[Cell, None] = {}
         self.cut_off: list[str] = []
         self._all_idle: anyio.Event | None = None
         self._host = running_task()
+        self._ends = backend.effective_deadline()
 
     async def wait_idle(self) -> None:
         """Return when no cell is worked for."""
@@ -423,21 +437,19 @@ class WorkerPool:
         self.working[cell] = None
         while self._idle:
             parked = self._idle.pop()
-            if not parked.gone:
-                parked.cell = cell
-                parked.event.set()
+            if not parked.done():  # else it was cancelled where it waited
+                parked.set_result(cell)
                 return
         # A clean context: a worker must not carry the context variables of whoever made the first message come.
         contextvars.Context().run(self._tasks.start_soon, self._work, cell)
 
     async def _work(self, first: Cell) -> None:
         own_task(self._host)
-        with contextlib.suppress(CancelScopeLeft), guarded():
+        with contextlib.suppress(CancelScopeLeft), guarded(self._backend.scope()):
             await self._work_on(first)
 
     async def _work_on(self, first: Cell) -> None:
         """Work for one cell after the other, as long as nobody leaves a cancel scope here that would end the work of others."""
-        ends = anyio.current_effective_deadline()
         cell: Cell | None = first
         del first
         while cell is not None:
@@ -448,38 +460,26 @@ class WorkerPool:
                 raise
             finally:
                 self._done_with(cell)
-            del cell
-            cell = await self._next() if anyio.current_effective_deadline() >= ends else None
+            # A look at the scopes costs as much as a wake-up, so it is kept for when there can be one too many.
+            if (cell.unguarded and self._backend.effective_deadline() < self._ends) or len(self._idle) >= self._parked:
+                return
+            cell = None
+            parked = self._backend.wakeup()
+            self._idle.append(parked)
+            try:
+                cell = await parked
+            except BaseException:
+                if parked.done() and not parked.cancelled():  # it is the end of a worker that was given a cell just then
+                    self._cut_off_before(parked.result())
+                raise
 
-    async def _next(self) -> Cell | None:
-        """Park until there is a cell to work for; None when enough are parked already."""
-        if len(self._idle) >= self._parked:
-            return None
-        place = _Parked(self._new_event())
-        self._idle.append(place)
-        try:
-            await place.event.wait()
-        except BaseException:
-            # One that was cancelled here must not be given a cell any more, nor be the end of one it was given just then.
-            place.gone = True
-            if place.cell is not None:
-                place.cell.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
-                place.cell.rest()
-                self._done_with(place.cell)
-            raise
-        return place.cell
+    def _cut_off_before(self, cell: Cell) -> None:
+        cell.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
+        cell.rest()
+        self._done_with(cell)
 
     def _done_with(self, cell: Cell) -> None:
         del self.working[cell]
         if self._all_idle is not None and not self.working:
             self._all_idle.set()
             self._all_idle = None
-
-
-class _Parked:
-    __slots__ = ("cell", "event", "gone")
-
-    def __init__(self, event: anyio.Event) -> None:
-        self.cell: Cell | None = None
-        self.event = event
-        self.gone = False

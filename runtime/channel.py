@@ -13,8 +13,8 @@ import functools
 import inspect
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import attrs
@@ -145,9 +145,10 @@ class Publisher:
     """Publishes one session's events: numbers them, and gives each to those who want it.
 
     `epoch` and `seq` are the session's; `streams` are subscriptions that belong to one turn and come and go with it.
+    `given` counts what `publish` gave to others than those.
     """
 
-    __slots__ = ("_channel", "_generation", "_table", "epoch", "ring", "seq", "session_id", "streams")
+    __slots__ = ("_channel", "_generation", "_table", "epoch", "given", "ring", "seq", "session_id", "streams")
 
     def __init__(self, channel: Channel, session_id: str, replay: int) -> None:
         self._channel = channel
@@ -156,6 +157,7 @@ class Publisher:
         self.session_id = session_id
         self.epoch = 0
         self.seq = 0
+        self.given = 0
         self.ring: deque[Event] | None = deque(maxlen=replay) if replay else None
         self.streams: tuple[Subscription, ...] = ()
 
@@ -168,49 +170,75 @@ class Publisher:
 
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody would get an event of this kind, now or from the ring."""
-        return bool(self._listeners(kind)) or any(stream.wants(kind) for stream in self.streams) or (self.ring is not None and kind.numbered)
+        listeners = self._table.get(kind) if self._generation == self._channel.generation else None
+        if listeners or (self.ring is not None and kind.numbered) or (listeners is None and self._listeners(kind)):
+            return True
+        return bool(self.streams) and any(stream.wants(kind) for stream in self.streams)
+
+    @property
+    def quiet(self) -> Mapping[type[Event], object]:
+        """What is known of who gets which kind, when that is all there is to ask: of a kind with ``()`` nobody gets anything.
+
+        Then publishing one does no more than add one to `seq`, which whoever has several to publish may do without a call
+        for each. Good until somebody else's code has run.
+        """
+        return self._table if self._generation == self._channel.generation and not self.streams and self.ring is None else {}
 
     def publish(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> Awaitable[None] | None:
         """Number an event and give it to its listeners. What comes back must be awaited before the next; None: all done."""
         if kind.numbered:
             self.seq += 1
-        return self._hand_out(kind, turn_id, request_state, fields)
-
-    def lane(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None) -> Callable[..., Awaitable[None] | None]:
-        """`publish` for many numbered events of one kind in one turn, as a function of their fields: what stays the same is looked up once."""
-        channel, now, session_id = self._channel, self._channel.clock.time, self.session_id
-
-        def publish(*fields: Any) -> Awaitable[None] | None:
-            self.seq += 1
-            if self._generation != channel.generation or self.streams or self.ring is not None or (listeners := self._table.get(kind)) is None:
-                return self._hand_out(kind, turn_id, request_state, fields)
-            if listeners:
-                event = kind(session_id, self.epoch, self.seq, now(), turn_id, request_state, *fields)
-                for place, listener in enumerate(listeners):
-                    result = listener.offer(event)
-                    if result is not None:
-                        return self._go_on(event, listeners, place, result)
-            return None
-
-        return publish
-
-    def _hand_out(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, fields: tuple[Any, ...]) -> Awaitable[None] | None:
         listeners = self._table.get(kind) if self._generation == self._channel.generation else None
         if listeners is None:
             listeners = self._listeners(kind)
-        if self.streams:
-            listeners += tuple(stream for stream in self.streams if stream.wants(kind))
+        if listeners:
+            self.given += 1
+        for stream in self.streams:
+            if stream.wants(kind):
+                listeners += (stream,)
         kept = self.ring is not None and kind.numbered
         if not listeners and not kept:
             return None
         event = kind(self.session_id, self.epoch, self.seq, self._channel.clock.time(), turn_id, request_state, *fields)
         if kept and self.ring is not None:
             self.ring.append(event)
-        for place, listener in enumerate(listeners):
+        for listener in listeners:
             result = listener.offer(event)
             if result is not None:
-                return self._go_on(event, listeners, place, result)
+                return self._go_on(event, listener, listeners, result)
         return None
+
+    def lane(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None) -> Callable[[str, int], Awaitable[None] | None]:
+        """`publish` for the deltas of one kind in one turn, as a function of their two fields: a text, and the place it belongs to.
+
+        There are twenty or two thousand of them in a turn, so what stays the same is looked up once: who gets them too,
+        until somebody comes or goes.
+        """
+        channel, now, session_id, epoch, ring = self._channel, self._channel.clock.time, self.session_id, self.epoch, self.ring
+        make = cast("Callable[..., Event]", kind)
+        table: object = None
+        streams: tuple[Subscription, ...] = ()
+        listeners: tuple[Listener, ...] = ()
+
+        def publish(text: str, place: int) -> Awaitable[None] | None:
+            nonlocal table, streams, listeners
+            if self._generation != channel.generation or self._table is not table or self.streams is not streams:
+                listeners = self._listeners(kind)
+                table, streams = self._table, self.streams
+                listeners += tuple(stream for stream in streams if stream.wants(kind))
+            self.seq = seq = self.seq + 1
+            if ring is None and not listeners:
+                return None
+            event = make(session_id, epoch, seq, now(), turn_id, request_state, text, place)
+            if ring is not None:
+                ring.append(event)
+            for listener in listeners:
+                result = listener.offer(event)
+                if result is not None:
+                    return self._go_on(event, listener, listeners, result)
+            return None
+
+        return publish
 
     def as_of_now(self, kind: type[E], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> E:
         """An event that says how things stand, with the number of the last one published; it is not published itself."""
@@ -220,7 +248,7 @@ class Publisher:
         """Somebody came or went who listens to this session alone."""
         self._generation = -1
 
-    async def _go_on(self, event: Event, listeners: tuple[Listener, ...], place: int, result: Any) -> None:
+    async def _go_on(self, event: Event, listener: Listener, listeners: tuple[Listener, ...], result: Any) -> None:
         """Finish a delivery that one listener made wait or fail: first that listener, then those after it, then tell of failures.
 
         A cancelled turn does not take the event from those who have not had it yet: they share a moment in which they are
@@ -228,9 +256,9 @@ class Publisher:
         """
         failed: deque[tuple[Handler, Failure]] = deque()
         faults: list[Failure] = []
-        rest = iter(listeners[place + 1 :])
+        rest = iter(listeners[listeners.index(listener) + 1 :])
         try:
-            await self._settle(listeners[place], result, failed)
+            await self._settle(listener, result, failed)
             for listener in rest:
                 await self._settle(listener, listener.offer(event), failed)
             await self._report(event, failed, faults)

@@ -37,7 +37,7 @@ class Clock:
 
     def new_id(self) -> str:
         """Sixteen hexadecimal digits nobody has been given before."""
-        return f"{self._bits(64):016x}"
+        return self._bits(64).to_bytes(8, "big").hex()
 
     def new_secret(self) -> str:
         """Forty-three letters nobody can guess; never repeatable, whatever the seed."""

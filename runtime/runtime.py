@@ -180,7 +180,7 @@ class Runtime:
             async with anyio.create_task_group() as grounds, self._serving(grounds), anyio.create_task_group() as self._tasks:
                 self.backend = running_backend()
                 self.clock.monotonic = self.backend.now
-                self.workers = WorkerPool(self._tasks, self._parked, self.backend.event)
+                self.workers = WorkerPool(self._tasks, self._parked, self.backend)
                 self._state = "open"
                 self._thread = threading.get_ident()
                 try:

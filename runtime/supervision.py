@@ -44,6 +44,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+running_loop = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage]
+"""The asyncio loop that runs this code, None on trio, where `asyncio.get_running_loop` costs an exception: it is asked several times a turn."""
+
 FELLOWS = 8
 """How many other tasks are looked at to tell whether the event loop is ending: a few thousand may be asking at that moment."""
 
@@ -141,13 +144,36 @@ async def attempt_foreign(awaitable: Awaitable[T]) -> T | Failure:
     `own_task` a cancellation of the task is its owner's, and passes.
     """
     try:
-        outcome = await attempt(awaitable)
-    except anyio.get_cancelled_exc_class():
-        if in_cancelled_scope() or _is_cancelled_by_owner():
+        outcome: T | Failure = await awaitable
+    except Exception as error:
+        outcome = Failure(unwrap(error))
+    except BaseExceptionGroup as group:
+        left = _without_failures(group)
+        if not _is_foreign(left):
+            raise left from None
+        outcome = Failure(CancelledItself(OF_ITSELF))
+    except BaseException as raised:
+        if not _is_foreign(raised):
             raise
-        outcome = Failure(CancelledItself("it was cancelled, and no scope of Ropewalk's was"))
-    await _absorb_own_cancellation()
+        outcome = Failure(CancelledItself(OF_ITSELF))
+    loop = running_loop()
+    if loop is not None and (task := asyncio.current_task(loop)) is not None and task.cancelling():
+        await _absorb_own_cancellation(task)
     return outcome
+
+
+OF_ITSELF = "it was cancelled, and no scope of Ropewalk's was"
+
+
+def _is_foreign(raised: BaseException) -> bool:
+    """Whether this is a cancellation that nobody asked for who has a right to."""
+    return isinstance(raised, anyio.get_cancelled_exc_class()) and not (in_cancelled_scope() or _is_cancelled_by_owner())
+
+
+def _running() -> asyncio.Task[Any] | None:
+    """The asyncio task that runs now, None on trio."""
+    loop = running_loop()
+    return None if loop is None else asyncio.current_task(loop)
 
 
 _own_tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], weakref.ref[asyncio.Task[Any]] | None] = weakref.WeakKeyDictionary()
@@ -155,8 +181,8 @@ _own_tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], weakref.ref[asyncio.Tas
 
 def running_task() -> weakref.ref[asyncio.Task[Any]] | None:
     """The asyncio task that runs now, None where there is none."""
-    task = contain(asyncio.current_task)
-    return weakref.ref(task) if isinstance(task, asyncio.Task) else None
+    task = _running()
+    return None if task is None else weakref.ref(task)
 
 
 def own_task(host: weakref.ref[asyncio.Task[Any]] | None = None) -> None:
@@ -164,14 +190,14 @@ def own_task(host: weakref.ref[asyncio.Task[Any]] | None = None) -> None:
 
     :param host: the task it hangs from. An event loop that ends cancels all its tasks, and those two together.
     """
-    task = contain(asyncio.current_task)
-    if isinstance(task, asyncio.Task):
+    task = _running()
+    if task is not None:
         _own_tasks[task] = host
 
 
 def _is_cancelled_by_owner() -> bool:
-    task = contain(asyncio.current_task)
-    return isinstance(task, asyncio.Task) and task.cancelling() > 0 and (task not in _own_tasks or _is_loop_ending(_own_tasks[task]))
+    task = _running()
+    return task is not None and task.cancelling() > 0 and (task not in _own_tasks or _is_loop_ending(_own_tasks[task]))
 
 
 def _is_loop_ending(host: weakref.ref[asyncio.Task[Any]] | None) -> bool:
@@ -188,10 +214,9 @@ def in_cancelled_scope() -> bool:
     return anyio.current_effective_deadline() == -math.inf
 
 
-async def _absorb_own_cancellation() -> None:
+async def _absorb_own_cancellation(task: asyncio.Task[Any]) -> None:
     """Take a cancellation away that code asked for of the task it ran in, so that it does not strike where the task goes on."""
-    task = contain(asyncio.current_task)
-    if isinstance(task, asyncio.Task) and task.cancelling() and task in _own_tasks and not in_cancelled_scope():
+    if task in _own_tasks and not in_cancelled_scope():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
         while task.cancelling():

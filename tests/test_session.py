@@ -49,6 +49,7 @@ from ropewalk import (
     tool,
 )
 from ropewalk.actors.session.assembly import Assembly
+from ropewalk.actors.session.stream import AskStream
 from ropewalk.actors.testing.chunks import TOOL_NAMES, StreamedAnswer, streamed_answers
 from ropewalk.actors.validity import is_open, is_valid
 from ropewalk.testing import Reply, ScriptedModel, ToolUse, in_trio
@@ -1005,6 +1006,27 @@ async def test_code_of_a_turn_cannot_wait_for_its_own_session_in_any_way() -> No
         assert (await session.messages())[2] == results(("x", "yes"))
         assert len(await session.messages()) == 4
         await assert_sound(session)
+
+
+async def test_a_tool_is_refused_its_own_turns_events_also_those_that_have_gathered() -> None:
+    read = list[AskStream]()
+
+    @tool
+    async def peek() -> str:
+        """Read what has gathered for who asked."""
+        with pytest.raises(WouldDeadlock):
+            await anext(read[0])
+        return "refused"
+
+    async with Runtime() as runtime:
+        session = await runtime.open("me", agent([Reply(tool_uses=[ToolUse("peek", id="x")]), "ok"], tools=[peek]))
+        async with session.stream("go") as events:
+            read.append(events)
+            await events.turn.result()
+            kinds = [type(event) async for event in events]
+        assert kinds[:3] == [PromptAccepted, TurnStarted, MessageAdded]
+        assert kinds[-1] is TurnEnded
+        assert (await session.messages())[2] == results(("x", "refused"))
 
 
 async def test_two_sessions_that_wait_for_each_other_are_told_so() -> None:

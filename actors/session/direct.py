@@ -52,7 +52,7 @@ class SetMessages:
 
 def tool_limits(runtime: Runtime) -> ToolLimits:
     """The bounds on tool calls that everybody in this runtime shares."""
-    return runtime.resource(ToolLimits, lambda: ToolLimits(threads=None if runtime.sync_calls == "inline" else 40))
+    return runtime.resource(ToolLimits, lambda: ToolLimits(threads=None if runtime.sync_calls == "inline" else 40, backend=runtime.backend))
 
 
 def direct_tool_use(spec: AgentSpec, runtime: Runtime, name: str, tool_input: dict[str, Any]) -> Block:

@@ -64,9 +64,10 @@ def announce_end(actor: SessionActor, body: Settled, request_state: dict[str, An
 
 async def tell(driver: TurnDriver) -> None:
     """Make the end durable, publish it, and give the prompt its outcome. Handlers can no longer fail the turn."""
-    result = driver.result = _result(driver)
-    writer = driver.actor.writer
-    told = await attempt(writer.commit_whole())
+    writer, result = driver.actor.writer, _result(driver)
+    driver.result = result
+    begun = writer.begin_commit()
+    told = None if begun is None else await attempt(writer.commit_whole(begun))
     if isinstance(told, Failure) and not writer.stands(driver.settled_in):
         raise told.error
     if isinstance(result, BaseException):
@@ -97,7 +98,7 @@ def account_cycle(driver: TurnDriver) -> None:
     read, written, total = driver.usage
     usage = call.usage
     driver.usage = (read + usage[0], written + usage[1], total + usage[2])
-    clock = driver.actor.cell.clock
+    clock = driver.actor.cell.runtime.clock
     now, seconds = clock.time(), clock.monotonic() - call.started
     trace = Trace(call.cycle, driver.turn_id, now - seconds, now, driver.tool_names)
     driver.tool_names = ()

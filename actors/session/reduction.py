@@ -134,10 +134,11 @@ def _protected(driver: TurnDriver) -> frozenset[int]:
 async def manage_after_turn(driver: TurnDriver) -> None:
     """The manager's policy after a finished turn; it never changes how the turn ends."""
     actor = driver.actor
-    if driver.finish is None or driver.finish.how != "finished" or unanswered(actor.state) or driver.manager_failed:
-        return
-    view = actor.state.view
+    view = actor.writer.state.view
+    # First what every turn is asked, and most go no further: whether the manager has anything to say.
     if not has_policy(actor.manager, len(view)):
+        return
+    if driver.finish is None or driver.finish.how != "finished" or unanswered(actor.state) or driver.manager_failed:
         return
     if policy_of(actor.manager, "apply") == "custom":
         await actor.writer.commit()  # it may take its time: what was said waits for it no longer than for the journal
