@@ -1,7 +1,8 @@
 """Supervision: what fails becomes a value here, and a policy decides what follows.
 
 `contain` and `attempt` are the one place where somebody else's exception is caught; nothing else in Ropewalk catches
-`Exception`. Cancellation and exits are not exceptions of that kind and always pass through. `supervise` builds a step with
+`Exception`. Cancellation and exits always pass through; what is neither an `Exception` nor one of those, such as the panic of
+an extension module, is `Crashed`, a failure like any other. `supervise` builds a step with
 a deadline and a retry budget on them, `RestartLedger` counts how often an actor may fail (after OTP's restart intensity).
 `stepwise` lends a coroutine the surroundings that each of its steps is to run in: a context, a stopwatch.
 """
@@ -20,11 +21,13 @@ from typing import Any, TypeVar, overload
 import anyio
 import attrs
 import structlog
+import trio
 
 from ropewalk.runtime.errors import InvalidOption
 
 __all__ = [
     "Backoff",
+    "Crashed",
     "Exited",
     "Failure",
     "RestartLedger",
@@ -35,6 +38,7 @@ __all__ = [
     "contain",
     "contained",
     "in_cancelled_scope",
+    "in_words",
     "leaves",
     "own_task",
     "running_task",
@@ -46,6 +50,8 @@ __all__ = [
 T = TypeVar("T")
 log = structlog.get_logger("ropewalk")
 
+PASSING = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, trio.Cancelled)
+"""What is never a failure of the code it comes out of: cancellation, and wishes for something to end."""
 FELLOWS = 8
 """How many other tasks are looked at to tell whether the event loop is ending: a few thousand may be asking at that moment."""
 
@@ -55,6 +61,11 @@ class Failure:
     """What a contained call raised."""
 
     error: Exception
+
+    @property
+    def kind(self) -> str:
+        """The name of the type of what was raised."""
+        return type(self.error.__cause__ if isinstance(self.error, Crashed | Exited) else self.error).__name__
 
 
 class StepTimeout(Exception):
@@ -85,11 +96,16 @@ def contain(call: Callable[..., T], *arguments: Any) -> T | Failure:
         return call(*arguments)
     except Exception as error:
         return Failure(unwrap(error))
+    except BaseException as error:
+        if _passes(error):
+            raise
+        return Failure(Crashed(unwrap(error)))
 
 
 def contained(call: Callable[[Any], Any], stopwatch: Callable[[], float], limit: float, overran: Callable[[Any, float], None]) -> Callable[[Any], Any]:
     """`contain` for one function that is called very often: as a function of its one argument, with everything looked up already.
 
+    An exit does not pass: it comes back as a `Failure` of `Exited`, for what follows this call must not be left out.
     `overran` is told the argument and the seconds when a call kept the processor for more than `limit` seconds.
     """
 
@@ -103,6 +119,12 @@ def contained(call: Callable[[Any], Any], stopwatch: Callable[[], float], limit:
             if in_cancelled_scope():
                 raise
             result = Failure(CancelledItself(str(error)))
+        except SystemExit as left:
+            result = Failure(Exited(left))
+        except BaseException as error:
+            if _passes(error):
+                raise
+            result = Failure(Crashed(unwrap(error)))
         if (took := stopwatch() - started) > limit:
             overran(argument, took)
         return result
@@ -120,7 +142,21 @@ async def attempt(awaitable: Awaitable[T]) -> T | Failure:
     except Exception as error:
         return Failure(unwrap(error))
     except BaseExceptionGroup as group:
-        raise _without_failures(group) from None
+        if (passing := _without_failures(group)) is not None:
+            raise passing from None
+        return Failure(Crashed(unwrap(group)))
+    except BaseException as error:
+        if isinstance(error, PASSING):
+            raise
+        return Failure(Crashed(error))
+
+
+class Crashed(Exception):
+    """Somebody else's code raised what is no `Exception` and wishes nothing either; `__cause__` is what."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(f"it raised {in_words(raised)}")
+        self.__cause__ = raised
 
 
 class Exited(Exception):
@@ -128,7 +164,13 @@ class Exited(Exception):
 
     def __init__(self, exit: SystemExit) -> None:
         super().__init__(f"it raised SystemExit({exit.code!r})")
-        self.exit = exit
+        self.exit = self.__cause__ = exit
+
+
+def in_words(error: BaseException) -> str:
+    """The type and text of an error that may be somebody else's, and so may not even be able to say what it is."""
+    text = contain(str, error)
+    return type(error).__name__ if isinstance(text, Failure) or not text else f"{type(error).__name__}: {text}"
 
 
 class CancelledItself(Exception):
@@ -200,13 +242,20 @@ async def _absorb_own_cancellation() -> None:
             task.uncancel()
 
 
-def _without_failures(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    failures, rest = group.split(Exception)
+def _passes(error: BaseException) -> bool:
+    return any(isinstance(leaf, PASSING) for leaf in leaves(error))
+
+
+def _without_failures(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """What of a group must pass; None when nothing does."""
+    rest, failures = group.split(PASSING)
+    if rest is None:
+        return None
     if failures is not None:
         log.warning("failed_while_leaving", errors=[type(error).__name__ for error in leaves(failures)])
-    left = leaves(rest or group)
+    left = leaves(rest)
     # Whoever waits for a cancellation looks for a bare one, and one is as good as another.
-    return left[0] if all(type(leaf) is type(left[0]) for leaf in left) else rest or group
+    return left[0] if all(type(leaf) is type(left[0]) for leaf in left) else rest
 
 
 @types.coroutine

@@ -17,16 +17,19 @@ from hypothesis import strategies as st
 from ropewalk import (
     Agent,
     AgentSpec,
+    Event,
     HandlerFailed,
     InvalidOption,
     JournalUnavailable,
     MemoryJournal,
     MessageAdded,
     NullConversationManager,
+    PromptAccepted,
     PromptSettled,
     Runtime,
     SessionActivated,
     TextDelta,
+    TurnEnded,
     TurnFailed,
     TurnStarted,
     WouldDeadlock,
@@ -430,6 +433,120 @@ def test_code_of_an_agents_turn_that_exits_has_its_sync_caller_exit_and_no_other
     with contextlib.suppress(SystemExit):
         anyio.run(read, backend="trio")
     assert is_valid(agent.messages)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("on_error", ["report", "fail_turn"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+@pytest.mark.parametrize("kind", [PromptAccepted, TurnStarted, MessageAdded, TextDelta, TurnEnded, PromptSettled])
+async def test_a_handler_that_exits_keeps_no_event_from_the_others(kind: type[Event], is_async: bool, on_error: Any) -> None:
+    def leave_at(event: Event) -> None:
+        raise SystemExit(3)
+
+    async def leave_later(event: Event) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise SystemExit(3)
+
+    heard: list[Event] = []
+    async with Runtime() as runtime:
+        session = await runtime.open("s", AgentSpec(model=ScriptedModel(lambda messages: "so")))
+        handler = session.add_handler(leave_later if is_async else leave_at, [kind], on_error=on_error)
+        session.add_handler(heard.append)
+        with pytest.raises(SystemExit):
+            await session.ask("go")
+        handler.remove()
+        assert str(await session.ask("again")) == "so"
+        assert runtime.statistics().restarts == 0
+
+    assert [event.seq for event in heard] == list(range(heard[0].seq, heard[0].seq + len(heard)))
+    assert [type(event) for event in heard].count(TurnEnded) == [type(event) for event in heard].count(PromptSettled) == 2
+    assert "SystemExit" in [event.error for event in heard if isinstance(event, HandlerFailed)]
+
+
+class Panic(BaseException):
+    """What an extension module may raise: no `Exception`, and no wish to exit either."""
+
+
+class Wordless(RuntimeError):
+    """An exception that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise AttributeError("args")
+
+
+def raising(who: str, error: BaseException) -> AgentSpec:
+    """Code of every kind that raises an error, `who` says whose."""
+
+    def raise_it() -> None:
+        raise error
+
+    @tool
+    async def later() -> str:
+        """Raise it."""
+        raise_it()
+        return "never"
+
+    @tool
+    def plainly() -> str:
+        """Raise it in a worker thread."""
+        raise_it()
+        return "never"
+
+    class Model:
+        context_window = None
+
+        async def stream(self, messages: Any, **options: Any) -> AsyncIterator[dict[str, Any]]:
+            yield {"contentBlockDelta": {"delta": {"text": "so"}}}
+            raise_it()
+
+    class Manager(NullConversationManager):
+        def apply_management(self, messages: list[Any]) -> None:
+            raise_it()
+
+    calls = [ToolUse(name) for name in who.split("+") if name in ("later", "plainly", "fine")]
+    return AgentSpec(
+        model=Model() if who == "model" else ScriptedModel([Reply(tool_uses=calls), "so"] if calls else ["so"]),
+        tools=[later, plainly, fine],
+        conversation_manager=Manager() if who == "manager" else None,
+    )
+
+
+RAISING = ["later", "plainly", "later+fine", "later+plainly", "model", "manager", "TextDelta", "TurnEnded", "PromptSettled"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [Panic("panicked"), Wordless(), BaseExceptionGroup("both", [Panic(), ValueError()])], ids=["panic", "wordless", "group"])
+@pytest.mark.parametrize("on_error", ["report", "fail_turn"])
+@pytest.mark.parametrize("who", RAISING)
+async def test_whatever_code_of_a_turn_raises_is_a_failure_of_its_own(who: str, on_error: Any, error: BaseException) -> None:
+    async with Runtime() as runtime:
+        gate = anyio.Event()
+
+        @tool
+        async def wait() -> str:
+            """Wait."""
+            await gate.wait()
+            return "waited"
+
+        innocent = await runtime.open("innocent", AgentSpec(name="innocent", model=ScriptedModel([Reply(tool_uses=[ToolUse("wait")]), "well"]), tools=[wait]))
+        work = await innocent.submit("how are you?")
+        session = await runtime.open("bad", raising(who, error))
+
+        async def handle(event: Event) -> None:
+            if type(event).__name__ == who:
+                raise error
+
+        ends: list[Event] = []
+        session.add_handler(handle, on_error=on_error)
+        session.add_handler(ends.append, [TurnEnded])
+        came = await attempt(session.ask("go"))
+        assert isinstance(came, Failure) == (who == "model" or (who == "TextDelta" and on_error == "fail_turn"))
+        assert str(came) == "so" if not isinstance(came, Failure) else isinstance(came.error, TurnFailed)
+        assert len(ends) == 1
+        assert is_valid(await session.messages())
+        gate.set()
+        assert str(await work.result()) == "well"
+        assert runtime.statistics().restarts == 0
 
 
 @pytest.mark.anyio
