@@ -66,7 +66,7 @@ async def tell(driver: TurnDriver) -> None:
     """Make the end durable, publish it, and give the prompt its outcome. Handlers can no longer fail the turn."""
     result = driver.result = _result(driver)
     writer = driver.actor.writer
-    told: None | Failure = None
+    told: Failure | None = None
     try:
         told = await attempt(writer.commit_whole())
     except SystemExit as left:  # a handler's: whoever asked gets it, of a turn that has ended well all the same
