@@ -38,7 +38,7 @@ from ropewalk import (
 from ropewalk.actors.portal import portal
 from ropewalk.actors.validity import is_valid
 from ropewalk.runtime.journal import Fault
-from ropewalk.runtime.supervision import Failure, attempt
+from ropewalk.runtime.supervision import Failure, attempt, leaves
 from ropewalk.testing import Reply, ScriptedModel, ToolUse
 
 
@@ -547,6 +547,56 @@ async def test_whatever_code_of_a_turn_raises_is_a_failure_of_its_own(who: str, 
         gate.set()
         assert str(await work.result()) == "well"
         assert runtime.statistics().restarts == 0
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("who", ["later", "model", "TextDelta"])
+def test_an_interrupt_that_strikes_in_code_of_a_turn_leaves_no_turn_without_an_end(who: str, backend: str) -> None:
+    events: list[Event] = []
+    outcomes: list[Any] = []
+    journal = MemoryJournal()
+
+    async def ask(session: Any) -> None:
+        try:
+            outcomes.append(await session.ask("go"))
+        except BaseException as error:
+            outcomes.append(error)
+            raise
+
+    async def main() -> None:
+        async with Runtime(journal) as runtime:
+            innocent = await runtime.open("innocent", AgentSpec(name="innocent", model=ScriptedModel([Reply(text="well", delay=3600)])))
+            bad = await runtime.open("bad", raising(who, KeyboardInterrupt()))
+
+            def handle(event: Event) -> None:
+                events.append(event)
+                if type(event).__name__ == who:
+                    raise KeyboardInterrupt
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask, innocent)
+                await anyio.wait_all_tasks_blocked()
+                bad.add_handler(handle)
+                innocent.add_handler(events.append)
+                tasks.start_soon(ask, bad)
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - trio wraps the interrupt in groups
+        anyio.run(main, backend=backend)
+    assert KeyboardInterrupt in {type(leaf) for leaf in leaves(caught.value)}
+    ends = [event for event in events if isinstance(event, TurnEnded)]
+    assert [(event.session_id, event.stop_reason) for event in sorted(ends, key=lambda end: end.session_id)] == [
+        ("bad", "cancelled"),
+        ("innocent", "cancelled"),
+    ]
+    assert len(outcomes) == 2
+
+    async def go_on() -> None:
+        async with Runtime(journal) as runtime:
+            session = await runtime.open("bad", AgentSpec(model=ScriptedModel(["well"])))
+            assert is_valid(await session.messages())
+            assert str(await session.ask("go on")) == "well"
+
+    anyio.run(go_on, backend=backend)
 
 
 @pytest.mark.anyio

@@ -179,8 +179,8 @@ class TurnDriver:
                 driven = Failure(Exited(left))
             self._stop(driven)
             await tell(self)
-        except anyio.get_cancelled_exc_class():
-            # The runtime itself is being cancelled. What was under way is still settled and told, within a bound.
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
+            # The runtime itself is being cancelled, or will be. What was under way is still settled and told, within a bound.
             self._cancelled = True
             with anyio.move_on_after(CLOSING_SECONDS, shield=True):
                 closed = await attempt(self._close())

@@ -266,7 +266,7 @@ class SessionMachine(TrioStateMachine):
         subscription = self.runtime.events.subscribe(sessions=session.id, after=cursor, buffer=100_000, overflow="disconnect")
         try:
             await subscription.__aenter__()
-        except JournalUnavailable:
+        except (JournalUnavailable, SystemExit):  # the latter where it brings the session back, and a handler takes that ill
             return
         self.late.append((session.id, subscription, [], cursor))
 
