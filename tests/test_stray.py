@@ -32,6 +32,7 @@ from ropewalk import (
     TurnEnded,
     TurnFailed,
     TurnStarted,
+    ViewChanged,
     WouldDeadlock,
     tool,
 )
@@ -461,6 +462,29 @@ async def test_a_handler_that_exits_keeps_no_event_from_the_others(kind: type[Ev
     assert [event.seq for event in heard] == list(range(heard[0].seq, heard[0].seq + len(heard)))
     assert [type(event) for event in heard].count(TurnEnded) == [type(event) for event in heard].count(PromptSettled) == 2
     assert "SystemExit" in [event.error for event in heard if isinstance(event, HandlerFailed)]
+
+
+@pytest.mark.anyio
+async def test_an_exit_outside_of_any_turn_is_its_askers_and_costs_no_incarnation() -> None:
+    def leave_at(event: Event) -> None:
+        raise SystemExit(3)
+
+    async with Runtime() as runtime:
+        session = await runtime.open("s", AgentSpec(model=ScriptedModel(["so"]), tools=[leave, leave_plainly, fine]))
+        with pytest.raises(SystemExit):
+            await session.call_tool("leave")
+        with pytest.raises(SystemExit):
+            await session.call_tool("leave_plainly", record=False)
+        assert await session.messages() == []
+        handler = session.add_handler(leave_at, [MessageAdded, ViewChanged])
+        with pytest.raises(SystemExit):
+            await session.call_tool("fine")
+        with pytest.raises(SystemExit):
+            await session.set_messages([])
+        handler.remove()
+        assert await session.messages() == []
+        assert str(await session.ask("go")) == "so"
+        assert runtime.statistics().restarts == 0
 
 
 class Panic(BaseException):

@@ -85,6 +85,9 @@ class SessionActor:
         """Handle one message: a prompt becomes a turn, the others are done at once."""
         try:
             return await self._handle(envelope)
+        except SystemExit as left:  # of a tool called directly, or of a handler: the asker's, and it comes where nothing is half done
+            envelope.outcome.fail(left)
+            return None
         finally:
             self.writer.wake()
 

@@ -186,9 +186,11 @@ class SessionMachine(TrioStateMachine):
 
     def teardown(self) -> None:
         """Let everything come to its end, check that every prompt got its one outcome, and close."""
-        if hasattr(self, "sessions"):
-            self.loop.run(self._finish)
-        super().teardown()
+        try:
+            if hasattr(self, "sessions"):
+                self.loop.run(self._finish)
+        finally:  # a loop left standing would fail every later example, and hide what failed this one
+            super().teardown()
 
     async def _finish(self) -> None:
         self.faults.clear()
