@@ -163,8 +163,9 @@ class AskStream:
         try:
             self._prompt.attach(self._events)
             self._submit()
-        except BaseException:
+        except BaseException as error:
             self._waiting.__exit__(None, None, None)
+            self._prompt.outcome.fail(error)  # whoever holds the turn's handle learns it too
             raise
         return self
 
