@@ -33,6 +33,7 @@ OnError: TypeAlias = Literal["report", "fail_turn"]
 E = TypeVar("E", bound=Event)
 BLOCKING_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
+_CURSOR = re.compile(r"([0-9]{1,20}):([0-9]{1,20})")
 log = structlog.get_logger("ropewalk")
 
 
@@ -468,8 +469,8 @@ def kinds_of(kinds: Iterable[type[Event]] | None) -> frozenset[type[Event]] | No
     return chosen
 
 
-def _parse_cursor(cursor: str) -> tuple[int, int]:
-    epoch, colon, seq = cursor.partition(":")
-    if not (colon and epoch.isdecimal() and seq.isdecimal()):
-        raise InvalidOption(f"a cursor is 'epoch:seq' as event.cursor gives it, not {cursor!r}")
-    return int(epoch), int(seq)
+def _parse_cursor(cursor: object) -> tuple[int, int]:
+    found = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+    if found is None:
+        raise InvalidOption(f"a cursor is 'epoch:seq' as event.cursor gives it, not {cursor!r:.200}")
+    return int(found[1]), int(found[2])
