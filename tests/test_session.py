@@ -1313,6 +1313,20 @@ async def test_a_slow_listener_is_not_the_models_silence() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("buffer", [1, 2, 3])
+async def test_who_submits_may_be_the_reader_that_holds_the_session_up(buffer: int) -> None:
+    async with Runtime() as runtime:
+        session = await runtime.open("me", AgentSpec(model=ScriptedModel(["one two"])))
+        async with runtime.events.subscribe(sessions="me", buffer=buffer, overflow="wait") as events:
+            with anyio.fail_after(5):
+                turn = await session.submit("go")
+                async for event in events:
+                    if isinstance(event, TurnEnded):
+                        break
+        assert str(await turn.result()) == "one two"
+
+
+@pytest.mark.anyio
 async def test_the_handle_of_a_stream_that_was_refused_says_so_to_whoever_waits() -> None:
     async with Runtime() as runtime:
         gate = anyio.Event()

@@ -226,11 +226,12 @@ class TurnDriver:
     async def _perform(self, effects: tuple[Effect, ...]) -> Input:
         """Carry out a step's effects; the last one takes time, and begins once all that was recorded before it is durable."""
         effect = self._tell_at_once(effects)
-        await self.actor.writer.commit()
+        writer, accepted = self.actor.writer, self.prompt.accepted
+        if accepted is not None and not accepted.settled and not isinstance(await attempt(writer.wait_durable()), Failure):
+            accepted.settle(None)  # before anybody is told of it: the sender may be the one who is to make room for that
+        await writer.commit()
         if self._cancelled:
             await anyio.lowlevel.checkpoint_if_cancelled()
-        if self.prompt.accepted is not None:
-            self.prompt.accepted.settle(None)
         if type(effect) is CallModel:
             cycle, retried = self.state.turn.cycle, self.call_to_account  # type: ignore[union-attr]
             if retried is not None and retried.cycle != cycle:
