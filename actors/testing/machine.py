@@ -6,6 +6,7 @@ and run ``YourMachine.TestCase``. A failing run is shrunk to the shortest sequen
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from ropewalk.actors.events import (
     MessageAdded,
     PromptAccepted,
     PromptSettled,
+    SessionActivated,
     Snapshot,
     TextDelta,
     ToolEnded,
@@ -150,7 +152,7 @@ class SessionMachine(TrioStateMachine):
         super().__init__()
         self.script: list[Script] = []
         self.faults: list[Fault] = []
-        self.rude: dict[type[Event], Rudeness] = {}
+        self.rude: dict[type[Event], Rudeness | None] = {}
         self.is_journal_whole = True
         self.asked: list[Asked] = []
         self.events: list[Event] = []
@@ -245,10 +247,20 @@ class SessionMachine(TrioStateMachine):
         self.faults.extend((*(None for _ in range(after)), fault))
         self.is_journal_whole = False
 
-    @arule(kind=st.sampled_from([TurnStarted, TextDelta, MessageAdded, ToolEnded, TurnEnded, PromptAccepted, PromptSettled]), rudeness=RUDENESS)
-    async def be_rude(self, kind: type[Event], rudeness: Rudeness) -> None:
-        """A handler will misbehave when it is called with the next event of a kind."""
+    @arule(
+        kind=st.sampled_from([TurnStarted, TextDelta, MessageAdded, ToolEnded, TurnEnded, PromptAccepted, PromptSettled, SessionActivated]),
+        rudeness=RUDENESS | st.just(None),
+    )
+    async def be_rude(self, kind: type[Event], rudeness: Rudeness | None) -> None:
+        """A handler will misbehave when it is called with the next event of a kind, or (None) only take its time."""
         self.rude[kind] = rudeness
+
+    @arule(which=st.integers(0, 1), patience=st.sampled_from([0.0, 0.5, 2.0]))
+    async def look(self, which: int, patience: float) -> None:
+        """Somebody reads the history, which may bring the session back, and does not wait for long."""
+        with trio.move_on_after(patience):
+            with contextlib.suppress(JournalUnavailable, SystemExit):
+                await self.sessions[which].messages()
 
     @arule(which=st.integers(0, 1), record=st.booleans())
     async def call_tool(self, which: int, record: bool) -> None:
@@ -284,6 +296,14 @@ class SessionMachine(TrioStateMachine):
                 assert not view or is_valid(view) or is_open(view), view
                 if session.status == "idle":
                     assert not view or is_valid(view), view
+
+    @ainvariant()
+    async def nothing_waits_in_an_idle_session(self) -> None:
+        """A prompt that is recorded as waiting does wait."""
+        for session in getattr(self, "sessions", ()):
+            actor = session._actor
+            if actor is not None and session.status == "idle" and actor.writer.broken is None:
+                assert actor.state.waiting is None, actor.state.waiting
 
     @ainvariant()
     async def live_is_replayed(self) -> None:
@@ -356,8 +376,10 @@ class SessionMachine(TrioStateMachine):
     async def handle_later(self, event: Event) -> None:
         """The handler of the second, which does the same a moment later."""
         if type(event) in self.rude:
-            await trio.lowlevel.checkpoint()
-            self.handle(event)
+            rudeness = self.rude.pop(type(event))
+            await trio.sleep(1.0)
+            if rudeness is not None:
+                misbehave(rudeness)
 
     async def _ask(self, asked: Asked) -> None:
         with asked.scope:
