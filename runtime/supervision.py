@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+import sys
 import types
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -21,7 +22,6 @@ from typing import Any, TypeVar, overload
 import anyio
 import attrs
 import structlog
-import trio
 
 from ropewalk.runtime.errors import InvalidOption
 
@@ -50,8 +50,6 @@ __all__ = [
 T = TypeVar("T")
 log = structlog.get_logger("ropewalk")
 
-PASSING = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, trio.Cancelled)
-"""What is never a failure of the code it comes out of: cancellation, and wishes for something to end."""
 FELLOWS = 8
 """How many other tasks are looked at to tell whether the event loop is ending: a few thousand may be asking at that moment."""
 
@@ -146,7 +144,7 @@ async def attempt(awaitable: Awaitable[T]) -> T | Failure:
             raise passing from None
         return Failure(Crashed(unwrap(group)))
     except BaseException as error:
-        if isinstance(error, PASSING):
+        if _passes(error):
             raise
         return Failure(Crashed(error))
 
@@ -242,13 +240,20 @@ async def _absorb_own_cancellation() -> None:
             task.uncancel()
 
 
+def _passing() -> tuple[type[BaseException], ...]:
+    """What is never a failure of the code it comes out of: cancellation, and wishes for something to end."""
+    cancelled = getattr(sys.modules.get("trio"), "Cancelled", asyncio.CancelledError)  # nothing raises it where trio was never imported
+    return KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, cancelled
+
+
 def _passes(error: BaseException) -> bool:
-    return any(isinstance(leaf, PASSING) for leaf in leaves(error))
+    passing = _passing()
+    return any(isinstance(leaf, passing) for leaf in leaves(error))
 
 
 def _without_failures(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
     """What of a group must pass; None when nothing does."""
-    rest, failures = group.split(PASSING)
+    rest, failures = group.split(_passing())
     if rest is None:
         return None
     if failures is not None:
