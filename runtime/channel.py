@@ -33,7 +33,6 @@ OnError: TypeAlias = Literal["report", "fail_turn"]
 E = TypeVar("E", bound=Event)
 BLOCKING_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
-_CURSOR = re.compile(r"([0-9]{1,20}):([0-9]{1,20})")
 log = structlog.get_logger("ropewalk")
 
 
@@ -467,6 +466,9 @@ def kinds_of(kinds: Iterable[type[Event]] | None) -> frozenset[type[Event]] | No
     if chosen is None or not all(isinstance(kind, type) and issubclass(kind, Event) for kind in chosen):
         raise InvalidOption(f"kinds is a list of event types, such as [TextDelta, TurnEnded], not {kinds!r:.200}")
     return chosen
+
+
+_CURSOR = re.compile(r"([0-9]{1,20}):([0-9]{1,20})")
 
 
 def _parse_cursor(cursor: object) -> tuple[int, int]:

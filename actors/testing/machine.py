@@ -191,7 +191,7 @@ class SessionMachine(TrioStateMachine):
         try:
             if hasattr(self, "sessions"):
                 self.loop.run(self._finish)
-        finally:  # a loop left standing would fail every later example, and hide what failed this one
+        finally:  # a law that fails in the end must leave no run behind: the next example begins one
             super().teardown()
 
     async def _finish(self) -> None:
