@@ -43,6 +43,7 @@ from ropewalk.actors.turn import (
     step,
 )
 from ropewalk.actors.view import Entry
+from ropewalk.runtime.errors import RuntimeClosed
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Exited, Failure, attempt
 
@@ -179,9 +180,11 @@ class TurnDriver:
                 driven = Failure(Exited(left))
             self._stop(driven)
             await tell(self)
-        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as ends:
             # The runtime itself is being cancelled, or will be. What was under way is still settled and told, within a bound.
             self._cancelled = True
+            if isinstance(ends, KeyboardInterrupt):
+                self.prompt.outcome.fail(RuntimeClosed("an interrupt struck in this turn, and ends the runtime"))
             with anyio.move_on_after(CLOSING_SECONDS, shield=True):
                 closed = await attempt(self._close())
                 if isinstance(closed, Failure):
