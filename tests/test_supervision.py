@@ -177,7 +177,7 @@ crashes = st.recursive(
 
 @given(crashes, st.none() | st.sampled_from([KeyboardInterrupt, SystemExit]))
 async def test_what_is_neither_an_exception_nor_an_exit_is_a_failure_and_exits_pass_among_them(error: Any, leaving: Any) -> None:
-    raised = error if leaving is None else BaseExceptionGroup("both", [error, leaving()])
+    raised: BaseException = error if leaving is None else BaseExceptionGroup("both", [error, leaving()])
 
     def fail() -> None:
         raise raised
@@ -194,8 +194,8 @@ async def test_what_is_neither_an_exception_nor_an_exit_is_a_failure_and_exits_p
         return
     for failure in (contain(fail), await attempt(fail_later())):
         assert isinstance(failure, Failure)
-        raised = failure.error.__cause__ if isinstance(failure.error, Crashed) else failure.error
-        assert leaves_of(raised or failure.error) == leaves_of(error)
+        cause = failure.error.__cause__ if isinstance(failure.error, Crashed) else failure.error
+        assert leaves_of(cause or failure.error) == leaves_of(error)
         assert failure.kind == type(unwrap(error)).__name__
 
 
