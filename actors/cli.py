@@ -17,8 +17,20 @@ __all__ = ["cli", "main"]
 
 def main() -> None:
     """Run the command line; ends the process with its exit status."""
+    _open_what_is_closed()
     _prepare_process()
     cli(prog_name="ropewalk")
+
+
+def _open_what_is_closed() -> None:
+    """Give the process the standard streams it was started without: the next file opened would take their numbers, and what is said."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115 - for as long as the process lives
 
 
 def _prepare_process() -> None:

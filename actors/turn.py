@@ -66,6 +66,8 @@ How: TypeAlias = Literal["finished", "stopped", "cancelled", "failed"]
 """How a turn ended, which decides what it leaves in the view: `stopped` is by a limit in the middle of something."""
 
 MODEL_RETRIES = 5
+MODEL_PATIENCE = 3600.0
+"""The longest wait, in seconds, that a provider may ask for: a turn whose provider wants more fails with what it said."""
 OVERFLOW_SHARES = (1 / 2, 1 / 8, 0.0)
 """How much of what did not fit may stay, at the first, second and third overflow of a cycle; a fourth ends the turn."""
 
@@ -401,7 +403,7 @@ def _overflow(state: CallingModel, given: Overflow) -> Step:
 
 def _throttled(state: CallingModel, given: Throttled) -> Step:
     turn = state.turn
-    if turn.attempts >= MODEL_RETRIES:
+    if turn.attempts >= MODEL_RETRIES or given.delay > MODEL_PATIENCE:
         return _end(turn, "failed", None, given.error)
     turn = msgspec.structs.replace(turn, attempts=turn.attempts + 1)
     retry = Publish(ModelRetry, (turn.attempts + 1, given.delay, type(given.error).__name__, None))

@@ -25,7 +25,7 @@ from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt_foreign, own_task, running_task, stepwise
+from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt_foreign, in_words, own_task, running_task, stepwise
 
 if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
@@ -396,7 +396,7 @@ class Cell:
         # Not `exc_info`: a logger may print the locals of every frame with it, which takes long and shows what was said.
         log.error("actor_failed", session_id=self.id, restarts=self.restarts, error=type(error).__name__, trace="".join(traceback.format_exception(error)))
         if self._ledger.exhausted(policy):
-            self.reason = f"{type(error).__name__}: {error}"
+            self.reason = in_words(error)
             self.drop_waiting(Quarantined(f"{self.id!r} was quarantined: {self.reason}"))
             log.error("actor_quarantined", session_id=self.id, reason=self.reason)
         else:

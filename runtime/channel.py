@@ -25,9 +25,9 @@ from ropewalk.runtime.event import Event, HandlerFailed
 from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.subscription import ReaderOverflow, Subscription
-from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, contained, stepwise
+from ropewalk.runtime.supervision import Exited, Failure, attempt, attempt_foreign, contained, stepwise
 
-__all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher", "kinds_of"]
+__all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher", "exit_in", "kinds_of"]
 
 OnError: TypeAlias = Literal["report", "fail_turn"]
 E = TypeVar("E", bound=Event)
@@ -36,7 +36,14 @@ CLOSING_SECONDS = 1.0
 
 
 class HandlerFault(RopewalkError):
-    """A handler added with ``on_error="fail_turn"`` failed; the turn it was called in ends failed with this as its cause."""
+    """A handler added with ``on_error="fail_turn"`` failed, or any asked for an exit; the turn it was called in ends failed with this as its cause."""
+
+
+def exit_in(error: BaseException | None) -> SystemExit | None:
+    """The exit that code of a turn asked for, when an error came of that; None when it did not."""
+    while isinstance(error, HandlerFault):
+        error = error.__cause__
+    return error.exit if isinstance(error, Exited) else None
 
 
 @attrs.frozen
@@ -108,14 +115,16 @@ class Handler:
         coroutine = result if inspect.iscoroutine(result) else _awaited(result)
         watched = stepwise(functools.partial(self._step, session_id), coroutine)
         outcome: Any = Failure(TimeoutError(f"handler {self.name} took longer than {self.timeout} s"))
-        if self.timeout is None:
-            outcome = await attempt_foreign(watched)
-        else:
-            try:
+        try:
+            if self.timeout is None:
+                outcome = await attempt_foreign(watched)
+            else:
                 with guarded(anyio.move_on_after(self.timeout)):
                     outcome = await attempt_foreign(watched)
-            except CancelScopeLeft as left:
-                outcome = Failure(left)
+        except CancelScopeLeft as left:
+            outcome = Failure(left)
+        except SystemExit as left:
+            outcome = Failure(Exited(left))
         return outcome if isinstance(outcome, Failure) else None
 
     def _step(self, session_id: str, step: Callable[[Any], Any], argument: Any) -> Any:
@@ -271,7 +280,8 @@ class Publisher:
                 await self._report(event, failed, faults)
             raise
         if faults:
-            raise HandlerFault(f"a handler failed on {type(event).__name__} and was added to fail the turn") from faults[0].error
+            first = next((fault for fault in faults if exit_in(fault.error)), faults[0])
+            raise HandlerFault(f"a handler failed on {type(event).__name__}, and the turn with it") from first.error
 
     async def _settle(self, listener: Listener, result: Any, failed: deque[tuple[Handler, Failure]]) -> None:
         if not isinstance(listener, Handler):
@@ -287,9 +297,9 @@ class Publisher:
         """Tell of failed handlers, after everybody has had the event they failed on: events keep their order."""
         while failed:
             handler, failure = failed.popleft()
-            error = type(failure.error).__name__
+            error = failure.kind
             log.warning("handler_failed", handler=handler.name, session_id=self.session_id, event_kind=type(event).__name__, error=error)
-            if handler.on_error == "fail_turn":
+            if handler.on_error == "fail_turn" or isinstance(failure.error, Exited):
                 faults.append(failure)
             if type(event) is HandlerFailed:  # a handler of failures that fails must not be told of itself for ever
                 continue
@@ -485,8 +495,11 @@ def kinds_of(kinds: Iterable[type[Event]] | None) -> frozenset[type[Event]] | No
     return chosen
 
 
-def _parse_cursor(cursor: str) -> tuple[int, int]:
-    epoch, colon, seq = cursor.partition(":")
-    if not (colon and epoch.isdecimal() and seq.isdecimal()):
-        raise InvalidOption(f"a cursor is 'epoch:seq' as event.cursor gives it, not {cursor!r}")
-    return int(epoch), int(seq)
+_CURSOR = re.compile(r"([0-9]{1,20}):([0-9]{1,20})")
+
+
+def _parse_cursor(cursor: object) -> tuple[int, int]:
+    found = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+    if found is None:
+        raise InvalidOption(f"a cursor is 'epoch:seq' as event.cursor gives it, not {cursor!r:.200}")
+    return int(found[1]), int(found[2])

@@ -730,6 +730,8 @@ def call(channel: Channel, how: str, **arguments: Any) -> None:
         ("subscribe", {"after": "1", "sessions": "a"}, InvalidOption, "'epoch:seq'"),
         ("subscribe", {"after": "a:b", "sessions": "a"}, InvalidOption, "'epoch:seq'"),
         ("subscribe", {"after": "1:-1", "sessions": "a"}, InvalidOption, "'epoch:seq'"),
+        ("subscribe", {"after": 5, "sessions": "a"}, InvalidOption, "'epoch:seq'"),
+        ("subscribe", {"after": "9" * 5000 + ":1", "sessions": "a"}, InvalidOption, "'epoch:seq'"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_the_door(how: Any, arguments: Any, error: Any, text: Any) -> None:

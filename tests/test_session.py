@@ -1334,6 +1334,46 @@ async def test_a_slow_listener_is_not_the_models_silence() -> None:
         assert str(await session.ask("go")) == "one two three"
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("buffer", [1, 2, 3])
+async def test_who_submits_may_be_the_reader_that_holds_the_session_up(buffer: int) -> None:
+    async with Runtime() as runtime:
+        session = await runtime.open("me", AgentSpec(model=ScriptedModel(["one two"])))
+        async with runtime.events.subscribe(sessions="me", buffer=buffer, overflow="wait") as events:
+            with anyio.fail_after(5):
+                turn = await session.submit("go")
+                async for event in events:
+                    if isinstance(event, TurnEnded):
+                        break
+        assert str(await turn.result()) == "one two"
+
+
+@pytest.mark.anyio
+async def test_the_handle_of_a_stream_that_was_refused_says_so_to_whoever_waits() -> None:
+    async with Runtime() as runtime:
+        gate = anyio.Event()
+
+        @tool
+        async def wait() -> str:
+            """Wait."""
+            await gate.wait()
+            return "waited"
+
+        model = ScriptedModel([Reply(tool_uses=[ToolUse("wait")]), "one", "two"])
+        session = await runtime.open("me", AgentSpec(model=model, tools=[wait], mailbox=1))
+        running, waiting = await session.submit("1"), await session.submit("2")
+        stream = session.stream("3")
+        with pytest.raises(MailboxFull):
+            async with stream:
+                pass
+        with pytest.raises(MailboxFull), anyio.fail_after(5):
+            await stream.turn.result()
+        with pytest.raises(MailboxFull), anyio.fail_after(5):
+            await anext(aiter(stream))
+        gate.set()
+        assert [str(await turn.result()) for turn in (running, waiting)] == ["one", "two"]
+
+
 @in_trio
 async def test_a_throttled_model_is_asked_again_when_it_says() -> None:
     model = ScriptedModel([ModelThrottled(retry_after=30), ModelThrottled(), "ok"])

@@ -384,6 +384,67 @@ async def test_a_prompt_is_cancelled_while_the_session_is_brought_back() -> None
 
 
 @in_trio
+@pytest.mark.parametrize("way", ["reads", "asks", "left waiting"])
+@pytest.mark.parametrize("patience", [0.0, 0.5, 1.0, 1.5, 3.0])
+async def test_what_bringing_a_session_back_has_recorded_is_told_whoever_leaves_meanwhile(way: str, patience: float) -> None:
+    """A turn is cut off by the journal while another prompt waits; then somebody has the session brought back, or waits for that, and leaves."""
+    faults: list[Any] = []
+    events: list[Any] = []
+    outcomes: list[Any] = []
+
+    def answer(messages: Any) -> str:
+        if len(outcomes) == 0 and len(messages) == 1:
+            faults.append("refuse")
+        return "fine"
+
+    async def dawdle(event: Any) -> None:
+        if event.epoch > 1:
+            await trio.sleep(1.0)
+
+    async def ask(text: str, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                outcomes.append(await session.ask(text))
+        except JournalUnavailable as error:
+            outcomes.append(error)
+
+    async with (
+        virtual_runtime(journal=MemoryJournal(fault=lambda number: faults.pop() if faults else None, lag=0.1)) as runtime,
+        trio.open_nursery() as nursery,
+    ):
+        session = await runtime.open("me", agent(answer))
+        session.add_handler(dawdle, [SessionActivated], timeout=None)
+        session.add_handler(events.append)
+        waits = trio.CancelScope()
+        nursery.start_soon(ask, "cut off", trio.CancelScope())
+        await trio.sleep(0.05)
+        if way == "left waiting":  # behind one that has the session brought back
+            for text, scope in (("go", trio.CancelScope()), ("waits", waits)):
+                nursery.start_soon(ask, text, scope)
+                await trio.sleep(0.01)
+        await trio.sleep(0.5)
+        with trio.move_on_after(patience):
+            if way == "reads":
+                await session.messages()
+            elif way == "asks":
+                await session.ask("go")
+            else:
+                await trio.sleep(patience)
+        waits.cancel()
+        await runtime.workers.wait_idle()
+        assert str(await session.ask("next")) == "fine"
+        assert (await replayed(session)).waiting is None
+        await assert_sound(session)
+
+    assert type(outcomes[0]) is JournalUnavailable
+    for opened, closed, name in ((TurnStarted, TurnEnded, "turn_id"), (PromptAccepted, PromptSettled, "prompt_id")):
+        begun = [getattr(event, name) for event in events if type(event) is opened]
+        ended = [getattr(event, name) for event in events if type(event) is closed]
+        assert sorted(begun) == sorted(ended)
+        assert len(set(ended)) == len(ended)
+
+
+@in_trio
 async def test_deltas_do_not_wait_for_the_journal_and_messages_do() -> None:
     heard: list[tuple[str, float]] = []
     async with virtual_runtime(journal=MemoryJournal(lag=10)) as runtime:

@@ -393,6 +393,14 @@ class TestModelCalls:
 
         assert effects == (Finish("failed", None, THROTTLED.error),)
 
+    @given(st.floats(min_value=0) | st.integers(min_value=0))
+    def test_that_are_to_wait_for_longer_than_anybody_would_fail_at_once(self, delay: float) -> None:
+        throttled = Throttled(ModelThrottled(retry_after=delay), delay)
+        state, effects = step(played(BEGUN)[0], throttled)
+
+        assert (type(state) is Ended) == (delay > 3600)
+        assert type(state) is BackingOff or effects == (Finish("failed", None, throttled.error),)
+
     @given(st.lists(st.sampled_from([Overflow(), THROTTLED]), min_size=40, max_size=40))
     def test_that_get_nowhere_come_to_an_end(self, refusals: list[Input]) -> None:
         state, _ = played(BEGUN)

@@ -87,6 +87,9 @@ class SessionActor:
             if isinstance(envelope, Prompt) and not envelope.left:
                 return await TurnDriver(self, envelope).run()
             return await self._handle(envelope)
+        except SystemExit as left:  # of a tool called directly, or of a handler: the asker's, and it comes where nothing is half done
+            envelope.outcome.fail(left)
+            return None
         finally:
             if self.writer.told is not None:
                 self.writer.wake()

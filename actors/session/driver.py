@@ -44,6 +44,7 @@ from ropewalk.actors.turn import (
     step,
 )
 from ropewalk.actors.view import Entry
+from ropewalk.runtime.errors import RuntimeClosed
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Exited, Failure, attempt
 
@@ -175,9 +176,11 @@ class TurnDriver:
             await tell(self)
             if publisher.given == given:
                 actor.cell.unguarded -= 1  # no handler ran but in the turn's own scope
-        except anyio.get_cancelled_exc_class():
-            # The runtime itself is being cancelled. What was under way is still settled and told, within a bound.
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as ends:
+            # The runtime itself is being cancelled, or will be. What was under way is still settled and told, within a bound.
             self._cancelled = True
+            if isinstance(ends, KeyboardInterrupt):
+                self.prompt.outcome.fail(RuntimeClosed("an interrupt struck in this turn, and ends the runtime"))
             with anyio.move_on_after(CLOSING_SECONDS, shield=True):
                 closed = await attempt(self._close())
                 if isinstance(closed, Failure):
@@ -202,13 +205,14 @@ class TurnDriver:
         while self.finish is None:
             # The last effect takes time, and begins once all that was recorded before it is durable.
             last = self._tell_at_once(effects)
+            accepted = prompt.accepted
+            if accepted is not None and not accepted.settled and not isinstance(await attempt(writer.wait_durable()), Failure):
+                accepted.settle(None)  # before anybody is told of it: the sender may be the one who is to make room for that
             committing = writer.begin_commit()
             if committing is not None:
                 await committing
             if self._cancelled:
                 await anyio.lowlevel.checkpoint_if_cancelled()
-            if prompt.accepted is not None:
-                prompt.accepted.settle(None)
             given = await self._begin(last)
             if self._cancelled:
                 await anyio.lowlevel.checkpoint_if_cancelled()  # by its own handler or tool, and nothing has waited since

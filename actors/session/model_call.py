@@ -19,7 +19,7 @@ from ropewalk.actors.session.assembly import Assembly, Piece
 from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.turn import BackingOff, CallingModel, Input, ModelDone, ModelFailed, Overflow, Throttled
 from ropewalk.runtime.channel import HandlerFault
-from ropewalk.runtime.supervision import Backoff, attempt, attempt_foreign
+from ropewalk.runtime.supervision import Backoff, attempt, attempt_foreign, in_words
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
@@ -153,7 +153,7 @@ class ModelCall:
         if isinstance(error, ModelError):
             return ModelFailed(error)
         name = type(self._driver.actor.spec.model).__name__
-        bug = TurnFailed(f"the model {name} raised {type(error).__name__}, which is none of the errors a model may raise: {error}")
+        bug = TurnFailed(f"the model {name} raised what is none of the errors a model may raise: {in_words(error)}")
         bug.__cause__ = error
         return ModelFailed(bug)
 

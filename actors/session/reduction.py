@@ -18,7 +18,7 @@ from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
 from ropewalk.actors.view import Edit, View
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, supervise
+from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, in_words, supervise
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
@@ -42,7 +42,7 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     failures: list[str] = []
 
     def failed(rung: str, error: Exception) -> None:
-        failures.append(f"{rung}: {type(error).__name__}: {error}"[:300])
+        failures.append(f"{rung}: {in_words(error)}"[:300])
         if rung == MANAGER:
             _manager_failed(driver, error)
 

@@ -181,8 +181,9 @@ class AskStream(TurnStream):
         try:
             self._prompt.attach(self)
             self._submit()
-        except BaseException:
+        except BaseException as error:
             self._no_longer_waiting()
+            self._prompt.outcome.fail(error)  # whoever holds the turn's handle learns it too
             raise
         return self
 

@@ -18,11 +18,11 @@ from ropewalk.actors.events import Event
 from ropewalk.actors.session.records import Body
 from ropewalk.actors.session.state import SessionState
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.channel import HandlerFault
+from ropewalk.runtime.channel import HandlerFault, exit_in
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.journal import Claim, Commit
 from ropewalk.runtime.subscription import Subscription
-from ropewalk.runtime.supervision import Failure, attempt, contain
+from ropewalk.runtime.supervision import Failure, attempt, contain, in_words
 
 __all__ = ["Writer"]
 
@@ -164,11 +164,17 @@ class Writer:
         return self.commit()
 
     async def commit_whole(self, begun: Awaitable[None] | None = None) -> None:
-        """As `commit`, where no turn is left that a handler could fail: when one does, the others are told all the same."""
+        """As `commit`, where no turn is left that a handler could fail: when one does, the others are told all the same.
+
+        Raises the `SystemExit` that a handler asked for, once all are told.
+        """
+        left: SystemExit | None = None
         while isinstance(done := await attempt(begun or self.commit()), Failure):
             if not isinstance(done.error, HandlerFault):
                 raise done.error
-            begun = None
+            left, begun = left or exit_in(done.error), None
+        if left is not None:
+            raise left
 
     async def publish_news(self) -> None:
         """Publish what was announced and is durable, in order. An event is taken off before it goes out, so it never goes out twice."""
@@ -271,7 +277,7 @@ class Writer:
             if isinstance(error, JournalUnavailable | Fenced):
                 self.broken = error
             else:
-                self.broken = JournalUnavailable(f"the journal failed: {type(error).__name__}: {error}")
+                self.broken = JournalUnavailable(f"the journal failed: {in_words(error)}")
                 self.broken.__cause__ = error
             if self._cell.actor is not None and not self._cell.busy:
                 self._cell.drop_actor()
