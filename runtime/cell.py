@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
@@ -167,7 +167,7 @@ class Cell:
     message being handled; `reason` why it is quarantined;
     `kept` whether somebody may hold a handle, so that the cell must stay the one of its id. `unguarded` counts the messages
     of this spell of work that ran code of others in the worker's task outside any `guarded` scope; an actor that knows it
-    did not takes its message off again.
+    did not takes its message off again. `told` is what those wait for who wait until the actor has told more, None while nobody does.
     """
 
     __slots__ = (
@@ -188,6 +188,7 @@ class Cell:
         "restarts",
         "runtime",
         "summary",
+        "told",
         "unguarded",
     )
 
@@ -206,6 +207,7 @@ class Cell:
         self.restarts = 0
         self.kept = False
         self.unguarded = 0
+        self.told: anyio.Event | None = None
         self._ledger: RestartLedger | None = None
         self._activating: anyio.Event | None = None
         self._idle: anyio.Event | None = None
@@ -305,6 +307,8 @@ class Cell:
                     envelope.outcome.fail(left)
                     outcome = Failure(Exited(left))
                 self.current = None
+                if self.told is not None:
+                    self.wake()
                 if type(outcome) is not Failure:
                     if not envelope.outcome.settled:
                         envelope.outcome.settle(outcome)
@@ -327,9 +331,23 @@ class Cell:
         """Be idle: nobody works for this cell now."""
         self.busy = False
         self.current = None
+        if self.told is not None:  # a message may have been withdrawn before it was handled, so that nothing was told
+            self.wake()
         if self._idle is not None:
             self._idle.set()
             self._idle = None
+
+    def wait_told(self) -> Awaitable[None]:
+        """What to await until the actor has told more of what it did, or is done with its message."""
+        if self.told is None:
+            self.told = anyio.Event()
+        return self.told.wait()
+
+    def wake(self) -> None:
+        """Have those look again who wait for what is untold."""
+        if self.told is not None:
+            self.told.set()
+            self.told = None
 
     async def wait_idle(self) -> None:
         """Return when no message is being handled and none waits."""

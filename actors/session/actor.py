@@ -90,9 +90,6 @@ class SessionActor:
         except SystemExit as left:  # of a tool called directly, or of a handler: the asker's, and it comes where nothing is half done
             envelope.outcome.fail(left)
             return None
-        finally:
-            if self.writer.told is not None:
-                self.writer.wake()
 
     async def _handle(self, envelope: Envelope) -> Any:
         if isinstance(envelope, Prompt):

@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import Any, TypeAlias
 
-import anyio
-
 from ropewalk.actors.events import Event
 from ropewalk.actors.session.records import Body
 from ropewalk.actors.session.state import SessionState
@@ -37,10 +35,10 @@ NEWS_KEPT = 256
 class Writer:
     """Writes one incarnation of a session. Once a write has failed (`broken` says how), every later one fails: the incarnation is over.
 
-    `outbox` holds the events that wait, None when there are none; `told` is what those wait for who wait for them to be out.
+    `outbox` holds the events that wait, None when there are none.
     """
 
-    __slots__ = ("_batches", "_cell", "_durable", "_epoch", "_number", "_pending", "_staged", "_telling", "broken", "outbox", "publisher", "state", "told")
+    __slots__ = ("_batches", "_cell", "_durable", "_epoch", "_number", "_pending", "_staged", "_telling", "broken", "outbox", "publisher", "state")
 
     def __init__(self, cell: Cell, state: SessionState, claim: Claim) -> None:
         self._cell = cell
@@ -51,7 +49,6 @@ class Writer:
         self._staged: tuple[Body, ...] = ()  # not a list: an idle session would keep an empty one
         self._pending: tuple[tuple[Commit, int], ...] = ()  # on their way to being durable, each with the batches that it ends
         self._telling = False
-        self.told: anyio.Event | None = None
         self.outbox: deque[News] | None = None
         self.broken: Exception | None = None
         self.state = state
@@ -217,8 +214,8 @@ class Writer:
         if not self.outbox:
             self.outbox = None
         self._telling = False
-        if self.told is not None:
-            self.wake()
+        if self._cell.told is not None:
+            self._cell.wake()
 
     @property
     def is_behind(self) -> bool:
@@ -229,15 +226,7 @@ class Writer:
         """What to wait for before the state shows nothing but what readers have heard of, None when it is so now."""
         if not self.is_behind or not self._cell.busy:
             return None
-        if self.told is None:
-            self.told = anyio.Event()
-        return self.told.wait()
-
-    def wake(self) -> None:
-        """Have those look again who wait for what is untold."""
-        if self.told is not None:
-            self.told.set()
-            self.told = None
+        return self._cell.wait_told()
 
     def move_to(self, cell: Cell, claim: Claim) -> bool:
         """Write for another cell from now on, under its claim; False when the log is not where this writer left it."""
