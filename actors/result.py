@@ -27,10 +27,7 @@ class ToolMetrics:
 
 
 class Trace(msgspec.Struct, frozen=True, gc=False):
-    """One cycle of a turn: when it started and ended (seconds since 1970), and the names of the tools called in it.
-
-    A struct, not an attrs class: a session keeps hundreds of them, and they are in nobody's cycle.
-    """
+    """One cycle of a turn: when it started and ended (seconds since 1970), and the names of the tools called in it."""
 
     cycle: int
     turn_id: str
@@ -47,6 +44,36 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
         return f"<Trace {self.name} of turn {self.turn_id}, {self.end_time - self.start_time:.3f} s>"
 
 
+class Cycles:
+    """The cycles of a session, in order: a `Trace` of each, packed.
+
+    Every session keeps hundreds of them and hardly anybody looks, so they are no objects until somebody does.
+    """
+
+    __slots__ = ("_count", "_packed")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._packed = bytearray()  # the elements of a MessagePack array, without its head
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, trace: Trace) -> None:
+        """One cycle more."""
+        self._packed += _pack((trace.cycle, trace.turn_id, trace.start_time, trace.end_time, trace.tools))
+        self._count += 1
+
+    def traces(self, first: int, until: int) -> list[Trace]:
+        """The cycles from a place on, before another."""
+        head = b"\xdd" + self._count.to_bytes(4, "big")
+        return [Trace(*cycle) for cycle in _unpack(head + self._packed)[first:until]]
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[tuple[int, str, float, float, tuple[str, ...]]]).decode
+
+
 class EventLoopMetrics:
     """A session's accounts up to the turn that gave them out; a later turn does not change them.
 
@@ -61,7 +88,7 @@ class EventLoopMetrics:
         self,
         cycle_count: int = 0,
         tools: Mapping[str, ToolMetrics] | None = None,
-        cycles: Sequence[Trace] = (),
+        cycles: Cycles | None = None,
         until: int = 0,
         usage: tuple[int, int, int] = (0, 0, 0),
         latency: int = 0,
@@ -83,7 +110,7 @@ class EventLoopMetrics:
 
     @property
     def traces(self) -> list[Trace]:
-        return list(self._recent())
+        return self._recent()
 
     @property
     def accumulated_usage(self) -> dict[str, int]:
@@ -94,8 +121,8 @@ class EventLoopMetrics:
     def accumulated_metrics(self) -> dict[str, int]:
         return {"latencyMs": self._latency}
 
-    def _recent(self) -> Sequence[Trace]:
-        return self._cycles[max(0, self._until - CYCLES_IN_FULL) : self._until]
+    def _recent(self) -> list[Trace]:
+        return [] if self._cycles is None else self._cycles.traces(max(0, self._until - CYCLES_IN_FULL), self._until)
 
     def __repr__(self) -> str:
         return (
@@ -109,8 +136,7 @@ class EventLoopMetrics:
     __hash__ = None  # type: ignore[assignment]
 
 
-@attrs.frozen
-class AgentResult:
+class AgentResult(msgspec.Struct, frozen=True):
     """What a turn came to.
 
     `message` is the turn's last assistant message (without content when there was none), `state` its request state,
@@ -134,7 +160,7 @@ class MetricsLedger:
 
     def __init__(self, cycles: int = 0, usage: tuple[int, int, int] = (0, 0, 0)) -> None:
         self._cycle_count = cycles
-        self._cycles: list[Trace] = []
+        self._cycles: Cycles | None = None
         self._tools: dict[str, ToolMetrics] | None = None
         self._usage = usage
         self._latency = 0
@@ -142,9 +168,13 @@ class MetricsLedger:
     def cycle(self, trace: Trace, usage: tuple[int, int, int], latency: int) -> None:
         """Account for one model call and its tools."""
         self._cycle_count += 1
-        if len(self._cycles) >= 2 * CYCLES_IN_FULL:
-            # A new list: snapshots hold on to the old one, which nothing changes any more.
-            self._cycles = self._cycles[-CYCLES_IN_FULL:]
+        if self._cycles is None:
+            self._cycles = Cycles()
+        elif len(self._cycles) >= 2 * CYCLES_IN_FULL:
+            # New ones: snapshots hold on to the old, which nothing changes any more.
+            earlier, self._cycles = self._cycles, Cycles()
+            for kept in earlier.traces(CYCLES_IN_FULL, 2 * CYCLES_IN_FULL):
+                self._cycles.append(kept)
         self._cycles.append(trace)
         read, written, total = self._usage
         self._usage = (read + usage[0], written + usage[1], total + usage[2])
@@ -158,4 +188,5 @@ class MetricsLedger:
 
     def snapshot(self) -> EventLoopMetrics:
         """The accounts as they stand, which nothing changes afterwards."""
-        return EventLoopMetrics(self._cycle_count, self._tools, self._cycles, len(self._cycles), self._usage, self._latency)
+        until = 0 if self._cycles is None else len(self._cycles)
+        return EventLoopMetrics(self._cycle_count, self._tools, self._cycles, until, self._usage, self._latency)

@@ -14,9 +14,9 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-import structlog
 
 from ropewalk.runtime.errors import RuntimeClosed
+from ropewalk.runtime.log import log
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.runtime import Runtime, enclosing_runtime
 from ropewalk.runtime.supervision import Failure, attempt, contain
@@ -24,7 +24,6 @@ from ropewalk.runtime.supervision import Failure, attempt, contain
 __all__ = ["Place", "Places", "TransientRuntime"]
 
 CLOSING_SECONDS = 10.0
-log = structlog.get_logger("ropewalk")
 
 
 class TransientRuntime:

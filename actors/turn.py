@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
-import attrs
+import msgspec
 
 from ropewalk.actors.events import CycleStarted, Event, ModelRetry, TurnPaused, TurnResumed, TurnStarted
 from ropewalk.actors.limits import Limits
-from ropewalk.actors.messages import Block, Message, tool_uses
+from ropewalk.actors.messages import Block, Message, calls_tools, tool_uses
 from ropewalk.runtime.errors import RopewalkError
 
 __all__ = [
@@ -66,12 +66,13 @@ How: TypeAlias = Literal["finished", "stopped", "cancelled", "failed"]
 """How a turn ended, which decides what it leaves in the view: `stopped` is by a limit in the middle of something."""
 
 MODEL_RETRIES = 5
+MODEL_PATIENCE = 3600.0
+"""The longest wait, in seconds, that a provider may ask for: a turn whose provider wants more fails with what it said."""
 OVERFLOW_SHARES = (1 / 2, 1 / 8, 0.0)
 """How much of what did not fit may stay, at the first, second and third overflow of a cycle; a fourth ends the turn."""
 
 
-@attrs.frozen
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """What a turn has come to, and all that outlives the state it is in.
 
     `cycle` counts model calls from 1; `overflows` and `attempts` (throttled calls) count within the cycle; `acted` says that
@@ -92,20 +93,17 @@ class Progress:
 # States.
 
 
-@attrs.frozen
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """No turn has begun."""
 
 
-@attrs.frozen
-class CallingModel:
+class CallingModel(msgspec.Struct, frozen=True):
     """The model is answering."""
 
     turn: Progress
 
 
-@attrs.frozen
-class RunningTools:
+class RunningTools(msgspec.Struct, frozen=True):
     """The calls of the last assistant message are being worked on; `settled` are results there already (after a pause)."""
 
     turn: Progress
@@ -113,22 +111,19 @@ class RunningTools:
     settled: tuple[Block, ...] = ()
 
 
-@attrs.frozen
-class Reducing:
+class Reducing(msgspec.Struct, frozen=True):
     """The view is being made smaller because the model refused its size."""
 
     turn: Progress
 
 
-@attrs.frozen
-class BackingOff:
+class BackingOff(msgspec.Struct, frozen=True):
     """The provider asked for patience."""
 
     turn: Progress
 
 
-@attrs.frozen
-class Paused:
+class Paused(msgspec.Struct, frozen=True):
     """Some of the calls asked a person; `settled` are the results of the others."""
 
     turn: Progress
@@ -136,8 +131,7 @@ class Paused:
     settled: tuple[Block, ...]
 
 
-@attrs.frozen
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """Nothing more happens."""
 
     turn: Progress
@@ -151,8 +145,7 @@ State: TypeAlias = Ready | CallingModel | RunningTools | Reducing | BackingOff |
 # Inputs.
 
 
-@attrs.frozen
-class Begin:
+class Begin(msgspec.Struct, frozen=True):
     """A turn begins with this prompt, or goes on: with the unanswered `open_calls` a recovered view ends in, or else at the top of a cycle."""
 
     turn: Progress
@@ -160,87 +153,74 @@ class Begin:
     open_calls: tuple[Block, ...] = ()
 
 
-@attrs.frozen
-class ModelDone:
+class ModelDone(msgspec.Struct, frozen=True):
     """The model's answer is complete and valid. `malformed` holds the raw input of calls whose input is no JSON object, by id."""
 
     message: Message
     stop_reason: str
     output_tokens: int = 0
     total_tokens: int = 0
-    malformed: dict[str, str] = attrs.field(factory=dict[str, str])
+    malformed: dict[str, str] = {}
 
 
-@attrs.frozen
-class Overflow:
+class Overflow(msgspec.Struct, frozen=True):
     """The model refused the size of what it was shown; `tokens` and `limit` as far as it says."""
 
     tokens: int | None = None
     limit: int | None = None
 
 
-@attrs.frozen
-class Throttled:
+class Throttled(msgspec.Struct, frozen=True):
     """The provider asked for patience before anything was streamed; `delay` is in seconds."""
 
     error: Exception
     delay: float
 
 
-@attrs.frozen
-class ModelFailed:
+class ModelFailed(msgspec.Struct, frozen=True):
     """The model call failed for good."""
 
     error: Exception
 
 
-@attrs.frozen
-class ToolsDone:
+class ToolsDone(msgspec.Struct, frozen=True):
     """Every call of the message has its result, in the order of the calls."""
 
     results: tuple[Block, ...]
 
 
-@attrs.frozen
-class ToolsAsked:
+class ToolsAsked(msgspec.Struct, frozen=True):
     """Some calls asked a person; `results` are those of the others."""
 
     results: tuple[Block, ...]
     interrupts: tuple[dict[str, Any], ...]
 
 
-@attrs.frozen
-class Reduced:
+class Reduced(msgspec.Struct, frozen=True):
     """The view is smaller now."""
 
 
-@attrs.frozen
-class ReductionFailed:
+class ReductionFailed(msgspec.Struct, frozen=True):
     """The view cannot be made smaller."""
 
 
-@attrs.frozen
-class DelayOver:
+class DelayOver(msgspec.Struct, frozen=True):
     """The wait is over."""
 
 
-@attrs.frozen
-class Answers:
+class Answers(msgspec.Struct, frozen=True):
     """The person answered."""
 
 
-@attrs.frozen
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True):
     """Somebody who may end the turn did."""
 
 
-@attrs.frozen
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True):
     """The turn's `Limits.seconds` are used up."""
 
 
-@attrs.frozen
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """Something that is no model's and no tool's failed: a handler that may fail turns, or a bug."""
 
     error: Exception
@@ -267,22 +247,19 @@ Input: TypeAlias = (
 # Effects.
 
 
-@attrs.frozen
-class CallModel:
+class CallModel(msgspec.Struct, frozen=True):
     """Call the model with the view."""
 
 
-@attrs.frozen
-class RunTools:
+class RunTools(msgspec.Struct, frozen=True):
     """Run these calls. Those `malformed` (raw input by id) get an error result that says so; `settled` have theirs."""
 
     calls: tuple[Block, ...]
-    malformed: dict[str, str] = attrs.field(factory=dict[str, str])
+    malformed: dict[str, str] = {}
     settled: tuple[Block, ...] = ()
 
 
-@attrs.frozen
-class Reduce:
+class Reduce(msgspec.Struct, frozen=True):
     """Make the view smaller: to `limit` where the model named one (it counted `tokens`), else to `share` of what it is."""
 
     share: float
@@ -290,30 +267,26 @@ class Reduce:
     limit: int | None
 
 
-@attrs.frozen
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Let so many seconds pass."""
 
     seconds: float
 
 
-@attrs.frozen
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """Add a message to the view and the journal."""
 
     message: Message
 
 
-@attrs.frozen
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Publish an event of this kind with these payload fields."""
 
     kind: type[Event]
     fields: tuple[Any, ...] = ()
 
 
-@attrs.frozen
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """Settle the turn."""
 
     how: How
@@ -388,7 +361,7 @@ def _limit_reached(turn: Progress) -> str | None:
 
 
 def _counted(turn: Progress, *, cycle: int, output: int = 0, total: int = 0, acted: bool = False) -> Progress:
-    """The turn with a new cycle's counters; written out because `attrs.evolve` costs ten times as much on every cycle."""
+    """The turn with a new cycle's counters; written out because `structs.replace` costs ten times as much on every cycle."""
     same = cycle == turn.cycle
     return Progress(
         turn.turn_id,
@@ -406,7 +379,7 @@ def _counted(turn: Progress, *, cycle: int, output: int = 0, total: int = 0, act
 def _model_done(state: CallingModel, given: ModelDone) -> Step:
     turn = _counted(state.turn, cycle=state.turn.cycle, output=given.output_tokens, total=given.total_tokens)
     record = Record(given.message)
-    calls = tuple(tool_uses(given.message))
+    calls = tuple(tool_uses(given.message)) if calls_tools(given.message) else ()
     if given.stop_reason in ("tool_use", "end_turn"):
         # What the answer holds decides, not what the provider calls it: some say end_turn beside a tool call.
         if calls:
@@ -425,14 +398,14 @@ def _overflow(state: CallingModel, given: Overflow) -> Step:
     if turn.overflows >= len(OVERFLOW_SHARES):
         return _end(turn, "failed", "context_overflow", None)
     share = OVERFLOW_SHARES[turn.overflows]
-    return Reducing(attrs.evolve(turn, overflows=turn.overflows + 1)), (Reduce(share, given.tokens, given.limit),)
+    return Reducing(msgspec.structs.replace(turn, overflows=turn.overflows + 1)), (Reduce(share, given.tokens, given.limit),)
 
 
 def _throttled(state: CallingModel, given: Throttled) -> Step:
     turn = state.turn
-    if turn.attempts >= MODEL_RETRIES:
+    if turn.attempts >= MODEL_RETRIES or given.delay > MODEL_PATIENCE:
         return _end(turn, "failed", None, given.error)
-    turn = attrs.evolve(turn, attempts=turn.attempts + 1)
+    turn = msgspec.structs.replace(turn, attempts=turn.attempts + 1)
     retry = Publish(ModelRetry, (turn.attempts + 1, given.delay, type(given.error).__name__, None))
     return BackingOff(turn), (retry, Wait(given.delay))
 

@@ -9,7 +9,7 @@ construction; only what comes from outside is repaired, and only at the door.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, TypeGuard
 
 from ropewalk.actors.errors import InvalidConversation
@@ -29,6 +29,7 @@ __all__ = [
     "is_open",
     "is_valid",
     "unanswered",
+    "unanswered_among",
 ]
 
 BLANK = "[blank text]"
@@ -49,12 +50,25 @@ def unanswered(messages: Sequence[Message]) -> list[str]:
 
     Raises `InvalidConversation` when the messages are neither valid nor open.
     """
+    return _unanswered(_listed(messages), frozenset())
+
+
+def unanswered_among(messages: Sequence[Message], valid: Sequence[Message]) -> list[str]:
+    """`unanswered` for messages some of which are taken, as the same objects, from a valid or open conversation: their blocks are not looked into again."""
+    return _unanswered(_listed(messages), set(map(id, valid)))
+
+
+def _unanswered(messages: Sequence[Any], well_formed: Set[int]) -> list[str]:
     calls: list[str] = []
-    for index, message in enumerate(_listed(messages)):
+    for index, message in enumerate(messages):
         role = "assistant" if index % 2 else "user"
-        if not is_dict(message) or len(message) != 2 or message.get("role") != role or not is_list(message.get("content")) or not message["content"]:
+        if id(message) in well_formed and message["role"] == role:
+            own = _BLOCKS[role][0]
+            ids = [block[own]["toolUseId"] for block in message["content"] if own in block]
+        elif not is_dict(message) or len(message) != 2 or message.get("role") != role or not is_list(message.get("content")) or not message["content"]:
             raise _broken(index, _message_fault(index, message, role))
-        ids = _ids(index, message["content"], role)
+        else:
+            ids = _ids(index, message["content"], role)
         if role == "user":
             if ids or calls:
                 _check_answers(index, ids, calls)
@@ -150,7 +164,11 @@ def _copy(value: Any, depth: int, index: int) -> Any:
         raise _broken(index, f"nested deeper than {MAX_DEPTH} levels")
     if is_dict(value):
         return {key: _copy(item, depth + 1, index) for key, item in value.items()}
-    return [_copy(item, depth + 1, index) for item in value]
+    copy = list(value)  # no larger than it must be, which one that grows is not: these lists are kept as long as the session
+    for place, item in enumerate(copy):
+        if isinstance(item, _CONTAINERS):
+            copy[place] = _copy(item, depth + 1, index)
+    return copy
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ transcript (everything ever said) is the other fold over the same records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from operator import is_
 from typing import Any
 
@@ -50,63 +51,117 @@ class Edit(msgspec.Struct, frozen=True, gc=False):
 
 
 class View:
-    """The entries the model is shown, in order. `messages` is kept beside them, so that a model call copies nothing."""
+    """The `messages` the model is shown, in order, and beside them the `numbers` of their entries.
 
-    __slots__ = ("entries", "messages")
+    Most sessions are idle most of the time, so the entries themselves are made when they are asked for: they would take as
+    much room as all else that is known of a session. Numbers that follow one another, as they do until something is edited
+    or undone, are known from the first. Whose turn a message belongs to is for the transcript to know.
+    """
+
+    __slots__ = ("_first", "_numbers", "messages")
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self.entries: list[Entry] = list(entries)
-        self.messages: list[Message] = [entry.message for entry in self.entries]
+        self.messages: list[Message] = []
+        self._first = 1
+        self._numbers: MutableSequence[int] | None = None  # once they do not follow one another
+        for entry in entries:
+            self.append(entry)
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.messages)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the entries, in the order of the messages."""
+        return range(self._first, self._first + len(self.messages)) if self._numbers is None else self._numbers
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Number and message of each entry; takes time in how many there are."""
+        return list(map(Entry, self.numbers, self.messages))
 
     @property
     def last(self) -> Entry | None:
-        """The newest entry."""
-        return self.entries[-1] if self.entries else None
+        """Number and message of the newest entry."""
+        return Entry(self.numbers[-1], self.messages[-1]) if self.messages else None
+
+    def copy(self) -> View:
+        """A view of the same messages, which changes of this one do not touch."""
+        view = View()
+        view.messages = self.messages.copy()
+        view._first, view._numbers = self._first, None if self._numbers is None else self._numbers[:]
+        return view
 
     def append(self, entry: Entry) -> None:
         """A message at the end; its cost does not depend on how many there are."""
-        self.entries.append(entry)
-        self.messages.append(entry.message)
+        number, messages = entry.number, self.messages
+        if self._numbers is not None:
+            self._numbers.append(number)
+        elif number != self._first + len(messages):
+            if messages:
+                self._numbers = array("Q", (*self.numbers, number))
+            else:
+                self._first = number
+        messages.append(entry.message)
+
+    def pop(self) -> Entry:
+        """Take the newest entry off."""
+        number = self.numbers[-1]
+        if self._numbers is not None:
+            self._numbers.pop()
+        return Entry(number, self.messages.pop())
+
+    def edit_to(self, wanted: Sequence[Message], reason: str, next_number: int, turn_id: str | None = None) -> Edit:
+        """The edit that makes the view show these messages; see `difference`."""
+        gone = len(self.messages) - len(wanted)
+        if gone >= 0 and all(map(is_, wanted, self.messages[gone:])):
+            return Edit(reason, tuple(self.numbers[:gone]))  # the window's way: the oldest leave
+        return difference(self.entries, wanted, reason, next_number, turn_id)
 
     def apply(self, edit: Edit) -> None:
         """Carry an edit out. What changes only the tail costs only the tail, what only takes the oldest away only those."""
         count = len(edit.removed)
-        if not edit.inserted and edit.removed == tuple(entry.number for entry in self.entries[:count]):
-            del self.entries[:count]
+        if not edit.inserted and edit.removed == tuple(self.numbers[:count]):
+            if self._numbers is None:
+                self._first += count
+            else:
+                del self._numbers[:count]
             del self.messages[:count]
             return
+        if self._numbers is None:
+            self._numbers = array("Q", self.numbers)
         start = self._first_touched(edit)
-        kept: dict[int, Entry] = {entry.number: entry for entry in self.entries[start:]}
+        kept = dict(zip(self._numbers[start:], self.messages[start:], strict=True))
         for number in edit.removed:
             kept.pop(number, None)
-        tail = list(kept.values())
+        numbers, messages = list(kept), list(kept.values())
         for placed in edit.inserted:
-            tail.insert(_place(tail, placed.after), placed.entry)
-        self.entries[start:] = tail
-        self.messages[start:] = [entry.message for entry in tail]
+            place = _place(numbers, placed.after)
+            numbers.insert(place, placed.entry.number)
+            messages.insert(place, placed.entry.message)
+        self._numbers[start:] = array("Q", numbers)
+        self.messages[start:] = messages
 
     def _first_touched(self, edit: Edit) -> int:
         """Where the shortest tail begins that holds every entry the edit names."""
         named = {*edit.removed, *({placed.after for placed in edit.inserted} - {placed.entry.number for placed in edit.inserted})}
         if 0 in named:
             return 0
-        place = len(self.entries)
+        numbers = self.numbers
+        place = len(numbers)
         while named and place:
             place -= 1
-            named.discard(self.entries[place].number)
+            named.discard(numbers[place])
         return place
 
 
-def _place(entries: Sequence[Entry], after: int) -> int:
+def _place(numbers: Sequence[int], after: int) -> int:
     if after == 0:
         return 0
-    for place in range(len(entries) - 1, -1, -1):
-        if entries[place].number == after:
+    for place in range(len(numbers) - 1, -1, -1):
+        if numbers[place] == after:
             return place + 1
-    return len(entries)
+    return len(numbers)
 
 
 def difference(entries: Sequence[Entry], wanted: Sequence[Message], reason: str, next_number: int, turn_id: str | None = None) -> Edit:
@@ -115,9 +170,6 @@ def difference(entries: Sequence[Entry], wanted: Sequence[Message], reason: str,
     Messages that are the same objects keep their entries, the first of several first; the others become new ones, numbered
     from `next_number`.
     """
-    gone = len(entries) - len(wanted)
-    if gone >= 0 and all(map(is_, wanted, [entry.message for entry in entries[gone:]])):
-        return Edit(reason, tuple(entry.number for entry in entries[:gone]))  # the window's way: the oldest leave
     known: dict[int, list[Entry]] = {}
     for entry in reversed(entries):
         known.setdefault(id(entry.message), []).append(entry)

@@ -4,38 +4,52 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import bare
 from measure import Stopwatch
-from ropewalk import MemoryJournal, Runtime, TextDelta
+from ropewalk import Journal, MemoryJournal, Runtime, TextDelta
+from ropewalk.runtime.journal import Claim
 from work import BARE, PROMPT, Ear, Load, Way, ask, history_of, opened, session_id, spec_of, talk
 
-__all__ = ["bytes_idle", "bytes_talked", "first_and_last", "opening", "waking"]
+__all__ = ["Elsewhere", "bytes_idle", "bytes_talked", "first_and_last", "opening", "waking"]
 
 
-async def bytes_idle(name: str, load: Load) -> float:
-    """Bytes a session takes that was opened with `load.history` messages and does nothing."""
+class Elsewhere(MemoryJournal):
+    """A journal that keeps nothing in this process, so that what is left is the session. What it is given cannot be read back."""
+
+    async def claim(self, *actor: Any, **options: Any) -> Claim:
+        """The right to write a log that is new to everybody."""
+        return Claim(1, 0)
+
+    def append(self, *write: Any, **options: Any) -> None:
+        """Durable at once, as far as anybody here can tell."""
+
+
+async def bytes_idle(name: str, load: Load, journal: Callable[[], Journal] = MemoryJournal) -> float:
+    """Bytes a session takes that was opened with `load.history` messages and does nothing, with what its journal keeps."""
     with _Traced() as traced:
         if name == BARE:
             kept = [history_of(load.history) for _ in range(load.sessions)]
             traced.take()
             del kept
         else:
-            async with Runtime() as runtime:
+            async with Runtime(journal()) as runtime:
                 await opened(runtime, load)
                 traced.take()
     return traced.taken / load.sessions
 
 
-async def bytes_talked(name: str, load: Load) -> float:
-    """Bytes a session takes after its turns, with what the journal in memory and the accounts keep of them."""
+async def bytes_talked(name: str, load: Load, journal: Callable[[], Journal] = MemoryJournal) -> float:
+    """Bytes a session takes after its turns, with what its journal and the accounts keep of them."""
     with _Traced() as traced:
         if name == BARE:
             kept = [await _talked(load) for _ in range(load.sessions)]
             traced.take()
             del kept
         else:
-            async with Runtime() as runtime:
+            async with Runtime(journal()) as runtime:
                 await _ask_all(runtime, load)
                 traced.take()
     return traced.taken / load.sessions

@@ -10,7 +10,7 @@ import attrs
 
 from backends import Backend
 from durable import bytes_a_turn, durable_at_once
-from lives import bytes_idle, bytes_talked, first_and_last, opening, waking
+from lives import Elsewhere, bytes_idle, bytes_talked, first_and_last, opening, waking
 from measure import Medians, Side, interleaved
 from neighbours import TROUBLES, others_p99
 from nullmodel import NullModel
@@ -130,19 +130,22 @@ async def ageing(backend: Backend, size: Size) -> list[Line]:
 
 
 async def idle(backend: Backend, size: Size) -> list[Line]:
-    def compared(what: str, medians: Medians) -> Line:
-        floor, handler = medians[BARE], medians[HANDLER]
-        return Line(what, "bytes", floor, handler, None, (handler - floor, None), (1000, None), "bytes above bare")
+    async def lines(what: str, taken: Callable[..., Awaitable[float]], load: Load) -> list[Line]:
+        sides = [*(Side(name, partial(taken, name, load)) for name in (BARE, HANDLER)), Side("elsewhere", partial(taken, HANDLER, load, Elsewhere))]
+        medians = await interleaved(sides, 1)
+        floor = medians[BARE]
+
+        def line(kept: str, figure: float) -> Line:
+            return Line(f"{what}, its journal {kept}", "bytes", floor, figure, None, (figure - floor, None), (1000, None), "bytes above bare")
+
+        return [line("in memory", medians[HANDLER]), line("elsewhere", medians["elsewhere"])]
 
     model = NullModel(backend)
     told = Load(backend, model, sessions=sized(size, 10_000, 1000, 3), history=20)
     talked = Load(backend, model, sessions=sized(size, 1000, 200, 3), turns=10)
     return [
-        compared("idle session, opened with 20 messages", await interleaved([Side(name, partial(bytes_idle, name, told)) for name in (BARE, HANDLER)], 1)),
-        compared(
-            "idle session after 10 turns (20 messages), the journal in memory included",
-            await interleaved([Side(name, partial(bytes_talked, name, talked)) for name in (BARE, HANDLER)], 1),
-        ),
+        *await lines("idle session, opened with 20 messages", bytes_idle, told),
+        *await lines("idle session after 10 turns (20 messages)", bytes_talked, talked),
     ]
 
 

@@ -12,19 +12,20 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import structlog
 
+from ropewalk.runtime.backend import ANY_BACKEND, Backend, Wakeup
 from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
+from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt_foreign, own_task, running_task, stepwise
+from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt_foreign, in_words, own_task, running_task, stepwise
 
 if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
@@ -33,12 +34,10 @@ if TYPE_CHECKING:
     from ropewalk.runtime.journal import Claim, Journal
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock", "waiting_for"]
+__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock", "surroundings", "waiting_for"]
 
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
-
-log = structlog.get_logger("ropewalk")
 
 
 class Actor(Protocol):
@@ -100,11 +99,11 @@ class Envelope:
 
     __slots__ = ("awaited", "body", "context", "outcome", "waited_by")
 
-    def __init__(self, body: Any, *, awaited: bool = True, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
+    def __init__(self, body: Any, *, awaited: bool = True, new_wakeup: Callable[[], Wakeup] = ANY_BACKEND.wakeup) -> None:
         self.body = body
         self.awaited = awaited
         self.context: contextvars.Context | None = contextvars.copy_context()
-        self.outcome: Outcome[Any] = Outcome(new_event)
+        self.outcome: Outcome[Any] = Outcome(new_wakeup)
         self.waited_by: tuple[tuple[Cell, Envelope | anyio.Event], ...] = ()
 
 
@@ -112,9 +111,14 @@ _working: contextvars.ContextVar[tuple[tuple[Cell, Envelope | anyio.Event], ...]
 """What this code is part of, outermost first: messages being handled, and activations (named by the event of their end)."""
 
 
+surroundings = _working.get
+"""What the calling code is part of, as above: empty for code that no actor runs, which is what most need to know."""
+
+
 def messages_around() -> tuple[tuple[Cell, Envelope], ...]:
     """The messages whose handling the calling code is part of, each with its cell, outermost first."""
-    return tuple((cell, part) for cell, part in _working.get() if isinstance(part, Envelope))
+    working = _working.get()
+    return tuple((cell, part) for cell, part in working if isinstance(part, Envelope)) if working else ()
 
 
 def is_work_of(runtime: Runtime) -> bool:
@@ -164,7 +168,9 @@ class Cell:
 
     `actor` is the incarnation, None while there is none; `summary` what the last one left to show of it then; `current` the
     message being handled; `reason` why it is quarantined;
-    `kept` whether somebody may hold a handle, so that the cell must stay the one of its id.
+    `kept` whether somebody may hold a handle, so that the cell must stay the one of its id. `unguarded` counts the messages
+    of this spell of work that ran code of others in the worker's task outside any `guarded` scope; an actor that knows it
+    did not takes its message off again. `told` is what those wait for who wait until the actor has told more, None while nobody does.
     """
 
     __slots__ = (
@@ -185,6 +191,8 @@ class Cell:
         "restarts",
         "runtime",
         "summary",
+        "told",
+        "unguarded",
     )
 
     def __init__(self, runtime: Runtime, actor_id: str, kind: ActorKind, journal: Journal, publisher: Publisher) -> None:
@@ -201,6 +209,8 @@ class Cell:
         self.reason: str | None = None
         self.restarts = 0
         self.kept = False
+        self.unguarded = 0
+        self.told: anyio.Event | None = None
         self._ledger: RestartLedger | None = None
         self._activating: anyio.Event | None = None
         self._idle: anyio.Event | None = None
@@ -243,7 +253,8 @@ class Cell:
 
         Raises `MailboxFull`, `Quarantined` or `RuntimeClosed`; then the message was not accepted.
         """
-        self.refuse_if_unable()
+        if self.reason is not None or not self.runtime.is_open:
+            self.refuse_if_unable()
         lost = self.mailbox.put(envelope)
         if lost is not None:
             lost.outcome.fail(MailboxFull(f"the message was dropped from the full mailbox of {self.id!r} for a later one"))
@@ -293,7 +304,7 @@ class Cell:
 
     async def work(self) -> None:
         """Handle what waits in the mailbox until nothing does. Called by a worker; one at a time."""
-        handled = 0
+        handled = self.unguarded = 0
         try:
             while (envelope := self.mailbox.take()) is not None:
                 self.current = envelope
@@ -303,8 +314,11 @@ class Cell:
                     envelope.outcome.fail(left)
                     outcome = Failure(Exited(left))
                 self.current = None
+                if self.told is not None:
+                    self.wake()
                 if type(outcome) is not Failure:
-                    envelope.outcome.settle(outcome)
+                    if not envelope.outcome.settled:
+                        envelope.outcome.settle(outcome)
                 else:
                     envelope.outcome.fail(outcome.error)
                     if not isinstance(outcome.error, Refused):
@@ -324,9 +338,23 @@ class Cell:
         """Be idle: nobody works for this cell now."""
         self.busy = False
         self.current = None
+        if self.told is not None:  # a message may have been withdrawn before it was handled, so that nothing was told
+            self.wake()
         if self._idle is not None:
             self._idle.set()
             self._idle = None
+
+    def wait_told(self) -> Awaitable[None]:
+        """What to await until the actor has told more of what it did, or is done with its message."""
+        if self.told is None:
+            self.told = anyio.Event()
+        return self.told.wait()
+
+    def wake(self) -> None:
+        """Have those look again who wait for what is untold."""
+        if self.told is not None:
+            self.told.set()
+            self.told = None
 
     async def wait_idle(self) -> None:
         """Return when no message is being handled and none waits."""
@@ -368,6 +396,7 @@ class Cell:
         actor = self.actor
         if actor is None:
             actor = await self._activate_within(around)
+        self.unguarded += 1
         context.run(_working.set, (*around, (self, envelope)))
         # A parked worker lends its task, never its context variables.
         return await stepwise(context.run, actor.receive(envelope))
@@ -392,7 +421,7 @@ class Cell:
         # Not `exc_info`: a logger may print the locals of every frame with it, which takes long and shows what was said.
         log.error("actor_failed", session_id=self.id, restarts=self.restarts, error=type(error).__name__, trace="".join(traceback.format_exception(error)))
         if self._ledger.exhausted(policy):
-            self.reason = f"{type(error).__name__}: {error}"
+            self.reason = in_words(error)
             self.drop_waiting(Quarantined(f"{self.id!r} was quarantined: {self.reason}"))
             log.error("actor_quarantined", session_id=self.id, reason=self.reason)
         else:
@@ -408,17 +437,18 @@ class WorkerPool:
     `working` are the cells being worked for, those that began first first; `cut_off` the ids of those whose work was ended from outside.
     """
 
-    __slots__ = ("_all_idle", "_host", "_idle", "_new_event", "_parked", "_tasks", "cut_off", "working")
+    __slots__ = ("_all_idle", "_backend", "_ends", "_host", "_idle", "_parked", "_tasks", "cut_off", "working")
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, parked: int, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, parked: int, backend: Backend) -> None:
         self._tasks = tasks
-        self._new_event = new_event
+        self._backend = backend
         self._parked = parked
-        self._idle: list[_Parked] = []
+        self._idle: list[Wakeup] = []
         self.working: dict[Cell, None] = {}
         self.cut_off: list[str] = []
         self._all_idle: anyio.Event | None = None
         self._host = running_task()
+        self._ends = backend.effective_deadline()
 
     async def wait_idle(self) -> None:
         """Return when no cell is worked for."""
@@ -432,21 +462,19 @@ class WorkerPool:
         self.working[cell] = None
         while self._idle:
             parked = self._idle.pop()
-            if not parked.gone:
-                parked.cell = cell
-                parked.event.set()
+            if not parked.done():  # else it was cancelled where it waited
+                parked.set_result(cell)
                 return
         # A clean context: a worker must not carry the context variables of whoever made the first message come.
         contextvars.Context().run(self._tasks.start_soon, self._work, cell)
 
     async def _work(self, first: Cell) -> None:
         own_task(self._host)
-        with contextlib.suppress(CancelScopeLeft), guarded():
+        with contextlib.suppress(CancelScopeLeft), guarded(self._backend.scope()):
             await self._work_on(first)
 
     async def _work_on(self, first: Cell) -> None:
         """Work for one cell after the other, as long as nobody leaves a cancel scope here that would end the work of others."""
-        ends = anyio.current_effective_deadline()
         cell: Cell | None = first
         del first
         while cell is not None:
@@ -457,38 +485,26 @@ class WorkerPool:
                 raise
             finally:
                 self._done_with(cell)
-            del cell
-            cell = await self._next() if anyio.current_effective_deadline() >= ends else None
+            # A look at the scopes costs as much as a wake-up, so it is kept for when there can be one too many.
+            if (cell.unguarded and self._backend.effective_deadline() < self._ends) or len(self._idle) >= self._parked:
+                return
+            cell = None
+            parked = self._backend.wakeup()
+            self._idle.append(parked)
+            try:
+                cell = await parked
+            except BaseException:
+                if parked.done() and not parked.cancelled():  # it is the end of a worker that was given a cell just then
+                    self._cut_off_before(parked.result())
+                raise
 
-    async def _next(self) -> Cell | None:
-        """Park until there is a cell to work for; None when enough are parked already."""
-        if len(self._idle) >= self._parked:
-            return None
-        place = _Parked(self._new_event())
-        self._idle.append(place)
-        try:
-            await place.event.wait()
-        except BaseException:
-            # One that was cancelled here must not be given a cell any more, nor be the end of one it was given just then.
-            place.gone = True
-            if place.cell is not None:
-                place.cell.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
-                place.cell.rest()
-                self._done_with(place.cell)
-            raise
-        return place.cell
+    def _cut_off_before(self, cell: Cell) -> None:
+        cell.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
+        cell.rest()
+        self._done_with(cell)
 
     def _done_with(self, cell: Cell) -> None:
         del self.working[cell]
         if self._all_idle is not None and not self.working:
             self._all_idle.set()
             self._all_idle = None
-
-
-class _Parked:
-    __slots__ = ("cell", "event", "gone")
-
-    def __init__(self, event: anyio.Event) -> None:
-        self.cell: Cell | None = None
-        self.event = event
-        self.gone = False

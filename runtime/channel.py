@@ -13,31 +13,37 @@ import functools
 import inspect
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import attrs
-import structlog
 
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
+from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.subscription import ReaderOverflow, Subscription
-from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, contained, stepwise
+from ropewalk.runtime.supervision import Exited, Failure, attempt, attempt_foreign, contained, stepwise
 
-__all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher", "kinds_of"]
+__all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher", "exit_in", "kinds_of"]
 
 OnError: TypeAlias = Literal["report", "fail_turn"]
 E = TypeVar("E", bound=Event)
 BLOCKING_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
-log = structlog.get_logger("ropewalk")
 
 
 class HandlerFault(RopewalkError):
-    """A handler added with ``on_error="fail_turn"`` failed; the turn it was called in ends failed with this as its cause."""
+    """A handler added with ``on_error="fail_turn"`` failed, or any asked for an exit; the turn it was called in ends failed with this as its cause."""
+
+
+def exit_in(error: BaseException | None) -> SystemExit | None:
+    """The exit that code of a turn asked for, when an error came of that; None when it did not."""
+    while isinstance(error, HandlerFault):
+        error = error.__cause__
+    return error.exit if isinstance(error, Exited) else None
 
 
 @attrs.frozen
@@ -109,14 +115,16 @@ class Handler:
         coroutine = result if inspect.iscoroutine(result) else _awaited(result)
         watched = stepwise(functools.partial(self._step, session_id), coroutine)
         outcome: Any = Failure(TimeoutError(f"handler {self.name} took longer than {self.timeout} s"))
-        if self.timeout is None:
-            outcome = await attempt_foreign(watched)
-        else:
-            try:
+        try:
+            if self.timeout is None:
+                outcome = await attempt_foreign(watched)
+            else:
                 with guarded(anyio.move_on_after(self.timeout)):
                     outcome = await attempt_foreign(watched)
-            except CancelScopeLeft as left:
-                outcome = Failure(left)
+        except CancelScopeLeft as left:
+            outcome = Failure(left)
+        except SystemExit as left:
+            outcome = Failure(Exited(left))
         return outcome if isinstance(outcome, Failure) else None
 
     def _step(self, session_id: str, step: Callable[[Any], Any], argument: Any) -> Any:
@@ -146,9 +154,10 @@ class Publisher:
     """Publishes one session's events: numbers them, and gives each to those who want it.
 
     `epoch` and `seq` are the session's; `streams` are subscriptions that belong to one turn and come and go with it.
+    `given` counts what `publish` gave to others than those.
     """
 
-    __slots__ = ("_channel", "_generation", "_table", "epoch", "ring", "seq", "session_id", "streams")
+    __slots__ = ("_channel", "_generation", "_table", "epoch", "given", "ring", "seq", "session_id", "streams")
 
     def __init__(self, channel: Channel, session_id: str, replay: int) -> None:
         self._channel = channel
@@ -157,6 +166,7 @@ class Publisher:
         self.session_id = session_id
         self.epoch = 0
         self.seq = 0
+        self.given = 0
         self.ring: deque[Event] | None = deque(maxlen=replay) if replay else None
         self.streams: tuple[Subscription, ...] = ()
 
@@ -169,49 +179,75 @@ class Publisher:
 
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody would get an event of this kind, now or from the ring."""
-        return bool(self._listeners(kind)) or any(stream.wants(kind) for stream in self.streams) or (self.ring is not None and kind.numbered)
+        listeners = self._table.get(kind) if self._generation == self._channel.generation else None
+        if listeners or (self.ring is not None and kind.numbered) or (listeners is None and self._listeners(kind)):
+            return True
+        return bool(self.streams) and any(stream.wants(kind) for stream in self.streams)
+
+    @property
+    def quiet(self) -> Mapping[type[Event], object]:
+        """What is known of who gets which kind, when that is all there is to ask: of a kind with ``()`` nobody gets anything.
+
+        Then publishing one does no more than add one to `seq`, which whoever has several to publish may do without a call
+        for each. Good until somebody else's code has run.
+        """
+        return self._table if self._generation == self._channel.generation and not self.streams and self.ring is None else {}
 
     def publish(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> Awaitable[None] | None:
         """Number an event and give it to its listeners. What comes back must be awaited before the next; None: all done."""
         if kind.numbered:
             self.seq += 1
-        return self._hand_out(kind, turn_id, request_state, fields)
-
-    def lane(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None) -> Callable[..., Awaitable[None] | None]:
-        """`publish` for many numbered events of one kind in one turn, as a function of their fields: what stays the same is looked up once."""
-        channel, now, session_id = self._channel, self._channel.clock.time, self.session_id
-
-        def publish(*fields: Any) -> Awaitable[None] | None:
-            self.seq += 1
-            if self._generation != channel.generation or self.streams or self.ring is not None or (listeners := self._table.get(kind)) is None:
-                return self._hand_out(kind, turn_id, request_state, fields)
-            if listeners:
-                event = kind(session_id, self.epoch, self.seq, now(), turn_id, request_state, *fields)
-                for place, listener in enumerate(listeners):
-                    result = listener.offer(event)
-                    if result is not None:
-                        return self._go_on(event, listeners, place, result)
-            return None
-
-        return publish
-
-    def _hand_out(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, fields: tuple[Any, ...]) -> Awaitable[None] | None:
         listeners = self._table.get(kind) if self._generation == self._channel.generation else None
         if listeners is None:
             listeners = self._listeners(kind)
-        if self.streams:
-            listeners += tuple(stream for stream in self.streams if stream.wants(kind))
+        if listeners:
+            self.given += 1
+        for stream in self.streams:
+            if stream.wants(kind):
+                listeners += (stream,)
         kept = self.ring is not None and kind.numbered
         if not listeners and not kept:
             return None
         event = kind(self.session_id, self.epoch, self.seq, self._channel.clock.time(), turn_id, request_state, *fields)
         if kept and self.ring is not None:
             self.ring.append(event)
-        for place, listener in enumerate(listeners):
+        for listener in listeners:
             result = listener.offer(event)
             if result is not None:
-                return self._go_on(event, listeners, place, result)
+                return self._go_on(event, listener, listeners, result)
         return None
+
+    def lane(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None) -> Callable[[str, int], Awaitable[None] | None]:
+        """`publish` for the deltas of one kind in one turn, as a function of their two fields: a text, and the place it belongs to.
+
+        There are twenty or two thousand of them in a turn, so what stays the same is looked up once: who gets them too,
+        until somebody comes or goes.
+        """
+        channel, now, session_id, epoch, ring = self._channel, self._channel.clock.time, self.session_id, self.epoch, self.ring
+        make = cast("Callable[..., Event]", kind)
+        table: object = None
+        streams: tuple[Subscription, ...] = ()
+        listeners: tuple[Listener, ...] = ()
+
+        def publish(text: str, place: int) -> Awaitable[None] | None:
+            nonlocal table, streams, listeners
+            if self._generation != channel.generation or self._table is not table or self.streams is not streams:
+                listeners = self._listeners(kind)
+                table, streams = self._table, self.streams
+                listeners += tuple(stream for stream in streams if stream.wants(kind))
+            self.seq = seq = self.seq + 1
+            if ring is None and not listeners:
+                return None
+            event = make(session_id, epoch, seq, now(), turn_id, request_state, text, place)
+            if ring is not None:
+                ring.append(event)
+            for listener in listeners:
+                result = listener.offer(event)
+                if result is not None:
+                    return self._go_on(event, listener, listeners, result)
+            return None
+
+        return publish
 
     def as_of_now(self, kind: type[E], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> E:
         """An event that says how things stand, with the number of the last one published; it is not published itself."""
@@ -221,7 +257,7 @@ class Publisher:
         """Somebody came or went who listens to this session alone."""
         self._generation = -1
 
-    async def _go_on(self, event: Event, listeners: tuple[Listener, ...], place: int, result: Any) -> None:
+    async def _go_on(self, event: Event, listener: Listener, listeners: tuple[Listener, ...], result: Any) -> None:
         """Finish a delivery that one listener made wait or fail: first that listener, then those after it, then tell of failures.
 
         A cancelled turn does not take the event from those who have not had it yet: they share a moment in which they are
@@ -229,9 +265,9 @@ class Publisher:
         """
         failed: deque[tuple[Handler, Failure]] = deque()
         faults: list[Failure] = []
-        rest = iter(listeners[place + 1 :])
+        rest = iter(listeners[listeners.index(listener) + 1 :])
         try:
-            await self._settle(listeners[place], result, failed)
+            await self._settle(listener, result, failed)
             for listener in rest:
                 await self._settle(listener, listener.offer(event), failed)
             await self._report(event, failed, faults)
@@ -244,7 +280,8 @@ class Publisher:
                 await self._report(event, failed, faults)
             raise
         if faults:
-            raise HandlerFault(f"a handler failed on {type(event).__name__} and was added to fail the turn") from faults[0].error
+            first = next((fault for fault in faults if exit_in(fault.error)), faults[0])
+            raise HandlerFault(f"a handler failed on {type(event).__name__}, and the turn with it") from first.error
 
     async def _settle(self, listener: Listener, result: Any, failed: deque[tuple[Handler, Failure]]) -> None:
         if not isinstance(listener, Handler):
@@ -260,9 +297,9 @@ class Publisher:
         """Tell of failed handlers, after everybody has had the event they failed on: events keep their order."""
         while failed:
             handler, failure = failed.popleft()
-            error = type(failure.error).__name__
+            error = failure.kind
             log.warning("handler_failed", handler=handler.name, session_id=self.session_id, event_kind=type(event).__name__, error=error)
-            if handler.on_error == "fail_turn":
+            if handler.on_error == "fail_turn" or isinstance(failure.error, Exited):
                 faults.append(failure)
             if type(event) is HandlerFailed:  # a handler of failures that fails must not be told of itself for ever
                 continue
@@ -458,8 +495,11 @@ def kinds_of(kinds: Iterable[type[Event]] | None) -> frozenset[type[Event]] | No
     return chosen
 
 
-def _parse_cursor(cursor: str) -> tuple[int, int]:
-    epoch, colon, seq = cursor.partition(":")
-    if not (colon and epoch.isdecimal() and seq.isdecimal()):
-        raise InvalidOption(f"a cursor is 'epoch:seq' as event.cursor gives it, not {cursor!r}")
-    return int(epoch), int(seq)
+_CURSOR = re.compile(r"([0-9]{1,20}):([0-9]{1,20})")
+
+
+def _parse_cursor(cursor: object) -> tuple[int, int]:
+    found = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+    if found is None:
+        raise InvalidOption(f"a cursor is 'epoch:seq' as event.cursor gives it, not {cursor!r:.200}")
+    return int(found[1]), int(found[2])

@@ -20,12 +20,13 @@ class Clock:
 
     `time` gives seconds since 1970, `random` a number in [0, 1). `monotonic` gives seconds on the running backend's clock,
     the one its deadlines and sleeps are counted on. `stopwatch` gives seconds for measuring how long code kept
-    the processor: not virtual, and never compared with a deadline.
+    the processor: not virtual, and never compared with a deadline. `processor` gives the seconds that the calling thread
+    itself has had of a processor, whatever other programs do.
 
     :param seed: makes randomness and ids repeatable; None takes the system's entropy.
     """
 
-    __slots__ = ("_bits", "monotonic", "random", "stopwatch", "time")
+    __slots__ = ("_bits", "monotonic", "processor", "random", "stopwatch", "time")
 
     def __init__(self, seed: int | None = None) -> None:
         source = random.Random(seed)
@@ -34,10 +35,11 @@ class Clock:
         self.time = time.time
         self.monotonic: Callable[[], float] = anyio.current_time
         self.stopwatch = time.perf_counter
+        self.processor = time.thread_time
 
     def new_id(self) -> str:
         """Sixteen hexadecimal digits nobody has been given before."""
-        return f"{self._bits(64):016x}"
+        return self._bits(64).to_bytes(8, "big").hex()
 
     def new_secret(self) -> str:
         """Forty-three letters nobody can guess; never repeatable, whatever the seed."""

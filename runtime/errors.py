@@ -78,7 +78,7 @@ class Quarantined(RopewalkError):
 
 
 class RuntimeClosed(RopewalkError):
-    """The runtime is not open: not entered yet, closing, or closed."""
+    """The runtime is not open here: not entered yet, closing, closed, or open in the event loop of another thread."""
 
 
 class JournalUnavailable(RopewalkError):

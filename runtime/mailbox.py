@@ -45,7 +45,7 @@ class Mailbox(Generic[M]):
     :param control_bound: how many control messages may wait; one more is always refused.
     """
 
-    __slots__ = ("_control", "_counts", "_ordinary", "bound", "control_bound", "overflow")
+    __slots__ = ("_accepted", "_control", "_dropped", "_ordinary", "_refused", "_withdrawn", "bound", "control_bound", "overflow")
 
     def __init__(self, bound: int, overflow: Overflow, control_bound: int = 16) -> None:
         for name, value in (("bound", bound), ("control_bound", control_bound)):
@@ -58,39 +58,37 @@ class Mailbox(Generic[M]):
         self.control_bound = control_bound
         self._ordinary: deque[M] | None = None
         self._control: deque[M] | None = None
-        self._counts: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self._accepted = self._refused = self._dropped = self._withdrawn = 0
 
     def __len__(self) -> int:
         return (len(self._ordinary) if self._ordinary else 0) + (len(self._control) if self._control else 0)
 
     def put(self, message: M) -> M | None:
         """Take an ordinary message. Returns the message it pushed out, if any; raises `MailboxFull` when it is refused."""
-        accepted, refused, dropped, withdrawn = self._counts
         lane = self._ordinary
         if lane is None:
             lane = self._ordinary = deque()
         lost = None
         if len(lane) >= self.bound:
             if self.overflow == "reject":
-                self._counts = (accepted, refused + 1, dropped, withdrawn)
+                self._refused += 1
                 raise MailboxFull(f"{len(lane)} messages wait already, which is the mailbox's bound; send again when some have been handled")
             lost = lane.popleft()
-            dropped += 1
+            self._dropped += 1
         lane.append(message)
-        self._counts = (accepted + 1, refused, dropped, withdrawn)
+        self._accepted += 1
         return lost
 
     def put_control(self, message: M) -> None:
         """Take a message that is handled before every ordinary one; raises `MailboxFull`."""
-        accepted, refused, dropped, withdrawn = self._counts
         lane = self._control
         if lane is None:
             lane = self._control = deque()
         if len(lane) >= self.control_bound:
-            self._counts = (accepted, refused + 1, dropped, withdrawn)
+            self._refused += 1
             raise MailboxFull(f"{len(lane)} control messages wait already, which is the bound; send again when some have been handled")
         lane.append(message)
-        self._counts = (accepted + 1, refused, dropped, withdrawn)
+        self._accepted += 1
 
     def take(self) -> M | None:
         """The next message to handle, None when there is none."""
@@ -110,8 +108,7 @@ class Mailbox(Generic[M]):
         """Take back a message that still waits; False when it is not here (any more)."""
         for lane in (self._ordinary, self._control):
             if lane is not None and _remove(lane, message):
-                accepted, refused, dropped, withdrawn = self._counts
-                self._counts = (accepted, refused, dropped, withdrawn + 1)
+                self._withdrawn += 1
                 self._ordinary = self._ordinary or None
                 self._control = self._control or None
                 return True
@@ -123,15 +120,14 @@ class Mailbox(Generic[M]):
 
     def statistics(self) -> MailboxStatistics:
         """A frozen record of what the mailbox holds and has seen."""
-        accepted, refused, dropped, withdrawn = self._counts
         return MailboxStatistics(
             waiting=len(self._ordinary or ()),
             waiting_control=len(self._control or ()),
             bound=self.bound,
-            accepted=accepted,
-            refused=refused,
-            dropped=dropped,
-            withdrawn=withdrawn,
+            accepted=self._accepted,
+            refused=self._refused,
+            dropped=self._dropped,
+            withdrawn=self._withdrawn,
         )
 
 

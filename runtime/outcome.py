@@ -6,28 +6,28 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, TypeVar
 
-import anyio
+from ropewalk.runtime.backend import ANY_BACKEND, Bell, Wakeup
 
 __all__ = ["Outcome"]
 
 T = TypeVar("T")
 
 
-class Outcome(Generic[T]):
+class Outcome(Bell, Generic[T]):
     """A slot for a value or an error. The first to fill it wins; whoever comes later is told so and changes nothing.
 
     `then`, when set, is called once, in the moment the slot is filled.
     """
 
-    __slots__ = ("_event", "_new_event", "_raised", "error", "settled", "then", "value")
+    __slots__ = ("_raised", "error", "settled", "then", "value")
 
-    def __init__(self, new_event: Callable[[], anyio.Event] = anyio.Event) -> None:
-        self._new_event = new_event
+    def __init__(self, new_wakeup: Callable[[], Wakeup] = ANY_BACKEND.wakeup) -> None:
+        self.new_wakeup = new_wakeup
+        self.waiting = None
         self.settled = False
         self.value: T | None = None
         self.error: BaseException | None = None
         self.then: Callable[[], None] | None = None
-        self._event: anyio.Event | None = None
         self._raised: TracebackType | None = None
 
     def settle(self, value: T) -> bool:
@@ -50,14 +50,12 @@ class Outcome(Generic[T]):
     async def wait_settled(self) -> None:
         """Return when there is an outcome, whatever it is."""
         if not self.settled:
-            if self._event is None:
-                self._event = self._new_event()
-            await self._event.wait()
+            await self.rung()
 
     async def wait(self) -> T:
         """The value, or the error raised. Waiting again, or by several, gives the same."""
         if not self.settled:
-            await self.wait_settled()
+            await self.rung()
         if self.error is not None:
             # Each raising would leave its frames on the error for the next one to carry.
             raise self.error.with_traceback(self._raised)
@@ -65,9 +63,8 @@ class Outcome(Generic[T]):
 
     def _wake(self) -> None:
         self.settled = True
-        if self._event is not None:
-            self._event.set()
-            self._event = None
+        if self.waiting is not None:
+            self.ring()
         then, self.then = self.then, None
         if then is not None:
             then()

@@ -181,7 +181,7 @@ class Runtime:
                 self.keep(self.journal)
                 self.backend = running_backend()
                 self.clock.monotonic = self.backend.now
-                self.workers = WorkerPool(self._tasks, self._parked, self.backend.event)
+                self.workers = WorkerPool(self._tasks, self._parked, self.backend)
                 self._state = "open"
                 self._thread = threading.get_ident()
                 try:
@@ -222,10 +222,15 @@ class Runtime:
         return self._state == "open" and self._thread == threading.get_ident()
 
     def refuse_if_closed(self) -> None:
-        """Raise `RuntimeClosed` unless the runtime is open, or is closing and the calling code is work it still waits for."""
+        """Raise `RuntimeClosed` unless the runtime is open here, or is closing and the calling code is work it still waits for."""
         if self._state != "open" and not (self._state == "closing" and is_work_of(self)):
             hint = "enter it with `async with Runtime(...) as runtime:` first" if self._state == "new" else "it takes no more work"
             raise RuntimeClosed(f"the runtime is {self._state}: {hint}")
+        if self._thread != threading.get_ident():
+            raise RuntimeClosed(
+                "the runtime is open in another thread's event loop, and its sessions are used there: "
+                "from a thread that this loop started, anyio.from_thread.run(session.ask, ...) does that"
+            )
 
     # Actors.
 

@@ -8,18 +8,15 @@ within it, and says so.
 from __future__ import annotations
 
 import asyncio
-import gc
 from types import TracebackType
 from typing import Any
 
 import anyio
-import structlog
 
+from ropewalk.runtime.log import log
 from ropewalk.runtime.supervision import Failure, contain
 
 __all__ = ["CancelScopeLeft", "guarded"]
-
-log = structlog.get_logger("ropewalk")
 
 
 class CancelScopeLeft(Exception):
@@ -53,18 +50,28 @@ class guarded:  # noqa: N801 - a context manager, named as those of the standard
 
 
 def _leave_inner(scope: Any, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-    """Leave the scopes of this task that stand above this one, then this one; whether one of them took the error for its own.
-
-    Nobody keeps a list of them, but every scope knows when it may be left: only the innermost of the running task may.
-    """
-    standing = [found for found in gc.get_objects() if type(found) is type(scope) and found is not scope]
+    """Leave the scopes of this task that stand above this one, then this one; whether one of them took the error for its own."""
     caught = False
     while isinstance(left := contain(scope.__exit__, *((None, None, None) if caught else (kind, error, trace))), Failure):
-        for other in standing:
-            inner = contain(other.__exit__, *((None, None, None) if caught else (kind, error, trace)))
-            if not isinstance(inner, Failure):
-                caught = caught or bool(inner)
-                break
-        else:
+        inner = _innermost()
+        if inner is None or inner is scope:
             raise left.error
+        taken = contain(inner.__exit__, *((None, None, None) if caught else (kind, error, trace)))
+        if isinstance(taken, Failure):
+            raise left.error
+        caught = caught or bool(taken)
     return caught or bool(left)
+
+
+def _innermost() -> Any:
+    """The scope that the running asyncio task stands in, None where that cannot be told.
+
+    anyio keeps that to itself, but a scope that is entered notes which one it stands in. Looking for it among all objects
+    would do too, and would hold every session up for as long as that takes in a large process.
+    """
+    probe: Any = anyio.CancelScope()
+    probe.__enter__()
+    try:
+        return getattr(probe, "_parent_scope", None)
+    finally:
+        probe.__exit__(None, None, None)

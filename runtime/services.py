@@ -13,16 +13,15 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
-import structlog
 
 from ropewalk.runtime.errors import RuntimeClosed
+from ropewalk.runtime.log import log
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.supervision import Failure, attempt_foreign, own_task
 
 __all__ = ["Services"]
 
 T = TypeVar("T")
-log = structlog.get_logger("ropewalk")
 
 
 class _Service:

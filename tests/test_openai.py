@@ -28,6 +28,7 @@ from ropewalk import (
     tool,
 )
 from ropewalk.actors.models import resolve
+from ropewalk.actors.models.openai_client import Connection
 from ropewalk.actors.testing.loop import cancelled_at_step
 from ropewalk.actors.validity import is_open, is_valid
 from test_openai_format import message_of, nearly_valid
@@ -469,3 +470,18 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
     [name] = options
     with pytest.raises(InvalidOption, match=name):
         OpenAIModel(**{"model_id": "gpt-5", "api_key": "sk-secret", **options})
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_here"),
+    [
+        ("http://127.0.0.1:8080/v1", True),
+        ("http://127.8.9.1/v1", True),
+        ("https://localhost/v1", True),
+        ("http://[::1]:8080/v1", True),
+        ("http://192.168.0.2:8080/v1", False),
+        ("https://localhost.example.com/v1", False),
+    ],
+)
+def test_no_proxy_stands_between_here_and_here(base_url: str, is_here: bool) -> None:
+    assert Connection(base_url=base_url, api_key="key").is_loopback == is_here

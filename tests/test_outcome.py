@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from typing import Any
 
 import anyio
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ropewalk.actors.testing.loop import in_trio
+from ropewalk.runtime.backend import ANY_BACKEND, Bell
 from ropewalk.runtime.outcome import Outcome
 
 givings = st.lists(st.one_of(st.integers(), st.builds(LookupError, st.text(max_size=3))), min_size=1, max_size=4)
@@ -77,3 +80,28 @@ async def test_whoever_waits_may_ask_only_whether_there_is_one() -> None:
     await wait()
 
     assert done == ["there", "there"]
+
+
+def test_one_that_is_cancelled_as_it_is_woken_harms_nobody_who_comes_after() -> None:
+    async def main() -> None:
+        bell = Bell(asyncio.get_running_loop().create_future)
+        early = asyncio.create_task(bell.rung())
+        await asyncio.sleep(0)
+        bell.ring()
+        early.cancel()  # it has its wake-up and has not run yet
+        late = bell.rung()
+        late.send(None)  # and somebody else waits already
+        with pytest.raises(asyncio.CancelledError):
+            await early
+        late.close()
+        assert not bell.waiting
+
+    asyncio.run(main())
+
+
+async def test_those_who_come_and_leave_do_not_pile_up(autojump_clock: trio.testing.MockClock) -> None:
+    bell = Bell(ANY_BACKEND.wakeup)
+    for _ in range(3):
+        with trio.move_on_after(1):
+            await bell.rung()
+    assert not bell.waiting

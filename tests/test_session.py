@@ -49,6 +49,7 @@ from ropewalk import (
     tool,
 )
 from ropewalk.actors.session.assembly import Assembly
+from ropewalk.actors.session.stream import AskStream
 from ropewalk.actors.testing.chunks import TOOL_NAMES, StreamedAnswer, streamed_answers
 from ropewalk.actors.validity import is_open, is_valid
 from ropewalk.testing import Reply, ScriptedModel, ToolUse, in_trio
@@ -1007,6 +1008,27 @@ async def test_code_of_a_turn_cannot_wait_for_its_own_session_in_any_way() -> No
         await assert_sound(session)
 
 
+async def test_a_tool_is_refused_its_own_turns_events_also_those_that_have_gathered() -> None:
+    read = list[AskStream]()
+
+    @tool
+    async def peek() -> str:
+        """Read what has gathered for who asked."""
+        with pytest.raises(WouldDeadlock):
+            await anext(read[0])
+        return "refused"
+
+    async with Runtime() as runtime:
+        session = await runtime.open("me", agent([Reply(tool_uses=[ToolUse("peek", id="x")]), "ok"], tools=[peek]))
+        async with session.stream("go") as events:
+            read.append(events)
+            await events.turn.result()
+            kinds = [type(event) async for event in events]
+        assert kinds[:3] == [PromptAccepted, TurnStarted, MessageAdded]
+        assert kinds[-1] is TurnEnded
+        assert (await session.messages())[2] == results(("x", "refused"))
+
+
 async def test_two_sessions_that_wait_for_each_other_are_told_so() -> None:
     @tool
     async def ask_other(context: ToolContext) -> str:
@@ -1310,6 +1332,46 @@ async def test_a_slow_listener_is_not_the_models_silence() -> None:
 
         session.add_handler(slow, [TextDelta], timeout=None)
         assert str(await session.ask("go")) == "one two three"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("buffer", [1, 2, 3])
+async def test_who_submits_may_be_the_reader_that_holds_the_session_up(buffer: int) -> None:
+    async with Runtime() as runtime:
+        session = await runtime.open("me", AgentSpec(model=ScriptedModel(["one two"])))
+        async with runtime.events.subscribe(sessions="me", buffer=buffer, overflow="wait") as events:
+            with anyio.fail_after(5):
+                turn = await session.submit("go")
+                async for event in events:
+                    if isinstance(event, TurnEnded):
+                        break
+        assert str(await turn.result()) == "one two"
+
+
+@pytest.mark.anyio
+async def test_the_handle_of_a_stream_that_was_refused_says_so_to_whoever_waits() -> None:
+    async with Runtime() as runtime:
+        gate = anyio.Event()
+
+        @tool
+        async def wait() -> str:
+            """Wait."""
+            await gate.wait()
+            return "waited"
+
+        model = ScriptedModel([Reply(tool_uses=[ToolUse("wait")]), "one", "two"])
+        session = await runtime.open("me", AgentSpec(model=model, tools=[wait], mailbox=1))
+        running, waiting = await session.submit("1"), await session.submit("2")
+        stream = session.stream("3")
+        with pytest.raises(MailboxFull):
+            async with stream:
+                pass
+        with pytest.raises(MailboxFull), anyio.fail_after(5):
+            await stream.turn.result()
+        with pytest.raises(MailboxFull), anyio.fail_after(5):
+            await anext(aiter(stream))
+        gate.set()
+        assert [str(await turn.result()) for turn in (running, waiting)] == ["one", "two"]
 
 
 @in_trio

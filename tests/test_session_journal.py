@@ -59,7 +59,7 @@ class WatchedJournal(MemoryJournal):
         """A handler: what an event tells of is durable when it is told."""
         match event:
             case PromptAccepted():
-                assert self.holds(lambda body: isinstance(body, Accepted) and body.prompt_id == event.prompt_id)
+                assert self.holds(lambda body: event.prompt_id in prompts_of(body))
             case TurnStarted():
                 assert self.holds(lambda body: isinstance(body, Begun) and body.turn_id == event.turn_id)
             case MessageAdded():
@@ -74,6 +74,13 @@ class WatchedJournal(MemoryJournal):
                 assert self.holds(lambda body: isinstance(body, Settled | Withdrawn))
             case _:
                 pass
+
+
+def prompts_of(body: Any) -> Sequence[str]:
+    """The prompts a record says to have been accepted."""
+    if isinstance(body, Accepted):
+        return (body.prompt_id,)
+    return body.prompt_ids if isinstance(body, Begun) else ()
 
 
 def entries_of(body: Any) -> Sequence[Any]:
@@ -374,6 +381,67 @@ async def test_a_prompt_is_cancelled_while_the_session_is_brought_back() -> None
         assert await session.messages() == []
         assert str(await session.ask("next")) == "fine"
         await assert_sound(session)
+
+
+@in_trio
+@pytest.mark.parametrize("way", ["reads", "asks", "left waiting"])
+@pytest.mark.parametrize("patience", [0.0, 0.5, 1.0, 1.5, 3.0])
+async def test_what_bringing_a_session_back_has_recorded_is_told_whoever_leaves_meanwhile(way: str, patience: float) -> None:
+    """A turn is cut off by the journal while another prompt waits; then somebody has the session brought back, or waits for that, and leaves."""
+    faults: list[Any] = []
+    events: list[Any] = []
+    outcomes: list[Any] = []
+
+    def answer(messages: Any) -> str:
+        if len(outcomes) == 0 and len(messages) == 1:
+            faults.append("refuse")
+        return "fine"
+
+    async def dawdle(event: Any) -> None:
+        if event.epoch > 1:
+            await trio.sleep(1.0)
+
+    async def ask(text: str, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                outcomes.append(await session.ask(text))
+        except JournalUnavailable as error:
+            outcomes.append(error)
+
+    async with (
+        virtual_runtime(journal=MemoryJournal(fault=lambda number: faults.pop() if faults else None, lag=0.1)) as runtime,
+        trio.open_nursery() as nursery,
+    ):
+        session = await runtime.open("me", agent(answer))
+        session.add_handler(dawdle, [SessionActivated], timeout=None)
+        session.add_handler(events.append)
+        waits = trio.CancelScope()
+        nursery.start_soon(ask, "cut off", trio.CancelScope())
+        await trio.sleep(0.05)
+        if way == "left waiting":  # behind one that has the session brought back
+            for text, scope in (("go", trio.CancelScope()), ("waits", waits)):
+                nursery.start_soon(ask, text, scope)
+                await trio.sleep(0.01)
+        await trio.sleep(0.5)
+        with trio.move_on_after(patience):
+            if way == "reads":
+                await session.messages()
+            elif way == "asks":
+                await session.ask("go")
+            else:
+                await trio.sleep(patience)
+        waits.cancel()
+        await runtime.workers.wait_idle()
+        assert str(await session.ask("next")) == "fine"
+        assert (await replayed(session)).waiting is None
+        await assert_sound(session)
+
+    assert type(outcomes[0]) is JournalUnavailable
+    for opened, closed, name in ((TurnStarted, TurnEnded, "turn_id"), (PromptAccepted, PromptSettled, "prompt_id")):
+        begun = [getattr(event, name) for event in events if type(event) is opened]
+        ended = [getattr(event, name) for event in events if type(event) is closed]
+        assert sorted(begun) == sorted(ended)
+        assert len(set(ended)) == len(ended)
 
 
 @in_trio

@@ -9,6 +9,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from ropewalk.actors.conversation import ConversationManager, Reduction, climb
 from ropewalk.actors.conversation.rungs import RUNGS
@@ -76,7 +77,7 @@ class Session:
         self.partial: Message | None = None
         self.raw: Message | None = None
         self.results: dict[str, Block] = {}
-        self.write(Opened("agent", tuple(Entry(number, message) for number, message in enumerate(history, 1))))
+        self.write(Opened("agent", tuple(history)))
 
     def write(self, body: Body) -> None:
         self.state.apply(body)
@@ -238,7 +239,9 @@ def interrupted_sessions(draw: st.DrawFn) -> Session:
 
 
 def same(entries: list[Entry], others: list[Entry]) -> bool:
-    return len(entries) == len(others) and all(entry is other for entry, other in zip(entries, others, strict=True))
+    """Whether these are the same entries: the same numbers, each with the same object for its message."""
+    pairs = zip(entries, others, strict=True)
+    return len(entries) == len(others) and all(entry.number == other.number and entry.message is other.message for entry, other in pairs)
 
 
 def results(calls: list[Block], known: Any, otherwise: str) -> Message:
@@ -324,6 +327,21 @@ class TestEveryTurn:
 
 
 class TestEveryMoment:
+    @given(interrupted_sessions(), st.data())
+    def test_is_recalled_as_it_was_lived(self, session: Session, data: st.DataObject) -> None:
+        """A journal's records taken in together, of which any number may have been lost, give what they gave one by one."""
+        records = session.records[: data.draw(st.integers(0, len(session.records)))]
+        lived, recalled = fold(records), SessionState()
+        recalled.recall(records)
+
+        assert recalled.view.entries == lived.view.entries
+        assert (recalled.spec, recalled.next_entry, recalled.waiting) == (lived.spec, lived.next_entry, lived.waiting)
+        assert (recalled.turns, recalled.cycles, recalled.usage) == (lived.turns, lived.cycles, lived.usage)
+        assert (recalled.turn is None) == (lived.turn is None)
+        if recalled.turn is not None and lived.turn is not None:
+            assert asdict(recalled.turn) | {"before": None} == asdict(lived.turn) | {"before": None}
+            assert recalled.turn.entries_before(recalled.view) == lived.turn.entries_before(lived.view)
+
     @given(interrupted_sessions())
     def test_of_a_turn_is_valid_or_open_and_holds_its_prompt(self, session: Session) -> None:
         state = SessionState()

@@ -17,25 +17,29 @@ from hypothesis import strategies as st
 from ropewalk import (
     Agent,
     AgentSpec,
+    Event,
     HandlerFailed,
     InvalidOption,
     JournalUnavailable,
     MemoryJournal,
     MessageAdded,
     NullConversationManager,
+    PromptAccepted,
     PromptSettled,
     Runtime,
     SessionActivated,
     TextDelta,
+    TurnEnded,
     TurnFailed,
     TurnStarted,
+    ViewChanged,
     WouldDeadlock,
     tool,
 )
 from ropewalk.actors.portal import portal
 from ropewalk.actors.validity import is_valid
 from ropewalk.runtime.journal import Fault
-from ropewalk.runtime.supervision import Failure, attempt
+from ropewalk.runtime.supervision import Failure, attempt, leaves
 from ropewalk.testing import Reply, ScriptedModel, ToolUse
 
 
@@ -430,6 +434,193 @@ def test_code_of_an_agents_turn_that_exits_has_its_sync_caller_exit_and_no_other
     with contextlib.suppress(SystemExit):
         anyio.run(read, backend="trio")
     assert is_valid(agent.messages)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("on_error", ["report", "fail_turn"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+@pytest.mark.parametrize("kind", [PromptAccepted, TurnStarted, MessageAdded, TextDelta, TurnEnded, PromptSettled])
+async def test_a_handler_that_exits_keeps_no_event_from_the_others(kind: type[Event], is_async: bool, on_error: Any) -> None:
+    def leave_at(event: Event) -> None:
+        raise SystemExit(3)
+
+    async def leave_later(event: Event) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise SystemExit(3)
+
+    heard: list[Event] = []
+    async with Runtime() as runtime:
+        session = await runtime.open("s", AgentSpec(model=ScriptedModel(lambda messages: "so")))
+        handler = session.add_handler(leave_later if is_async else leave_at, [kind], on_error=on_error)
+        session.add_handler(heard.append)
+        with pytest.raises(SystemExit):
+            await session.ask("go")
+        handler.remove()
+        assert str(await session.ask("again")) == "so"
+        assert runtime.statistics().restarts == 0
+
+    assert [event.seq for event in heard] == list(range(heard[0].seq, heard[0].seq + len(heard)))
+    assert [type(event) for event in heard].count(TurnEnded) == [type(event) for event in heard].count(PromptSettled) == 2
+    assert "SystemExit" in [event.error for event in heard if isinstance(event, HandlerFailed)]
+
+
+@pytest.mark.anyio
+async def test_an_exit_outside_of_any_turn_is_its_askers_and_costs_no_incarnation() -> None:
+    def leave_at(event: Event) -> None:
+        raise SystemExit(3)
+
+    async with Runtime() as runtime:
+        session = await runtime.open("s", AgentSpec(model=ScriptedModel(["so"]), tools=[leave, leave_plainly, fine]))
+        with pytest.raises(SystemExit):
+            await session.call_tool("leave")
+        with pytest.raises(SystemExit):
+            await session.call_tool("leave_plainly", record=False)
+        assert await session.messages() == []
+        handler = session.add_handler(leave_at, [MessageAdded, ViewChanged])
+        with pytest.raises(SystemExit):
+            await session.call_tool("fine")
+        with pytest.raises(SystemExit):
+            await session.set_messages([])
+        handler.remove()
+        assert await session.messages() == []
+        assert str(await session.ask("go")) == "so"
+        assert runtime.statistics().restarts == 0
+
+
+class Panic(BaseException):
+    """What an extension module may raise: no `Exception`, and no wish to exit either."""
+
+
+class Wordless(RuntimeError):
+    """An exception that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise AttributeError("args")
+
+
+def raising(who: str, error: BaseException) -> AgentSpec:
+    """Code of every kind that raises an error, `who` says whose."""
+
+    def raise_it() -> None:
+        raise error
+
+    @tool
+    async def later() -> str:
+        """Raise it."""
+        raise_it()
+        return "never"
+
+    @tool
+    def plainly() -> str:
+        """Raise it in a worker thread."""
+        raise_it()
+        return "never"
+
+    class Model:
+        context_window = None
+
+        async def stream(self, messages: Any, **options: Any) -> AsyncIterator[dict[str, Any]]:
+            yield {"contentBlockDelta": {"delta": {"text": "so"}}}
+            raise_it()
+
+    class Manager(NullConversationManager):
+        def apply_management(self, messages: list[Any]) -> None:
+            raise_it()
+
+    calls = [ToolUse(name) for name in who.split("+") if name in ("later", "plainly", "fine")]
+    return AgentSpec(
+        model=Model() if who == "model" else ScriptedModel([Reply(tool_uses=calls), "so"] if calls else ["so"]),
+        tools=[later, plainly, fine],
+        conversation_manager=Manager() if who == "manager" else None,
+    )
+
+
+RAISING = ["later", "plainly", "later+fine", "later+plainly", "model", "manager", "TextDelta", "TurnEnded", "PromptSettled"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [Panic("panicked"), Wordless(), BaseExceptionGroup("both", [Panic(), ValueError()])], ids=["panic", "wordless", "group"])
+@pytest.mark.parametrize("on_error", ["report", "fail_turn"])
+@pytest.mark.parametrize("who", RAISING)
+async def test_whatever_code_of_a_turn_raises_is_a_failure_of_its_own(who: str, on_error: Any, error: BaseException) -> None:
+    async with Runtime() as runtime:
+        gate = anyio.Event()
+
+        @tool
+        async def wait() -> str:
+            """Wait."""
+            await gate.wait()
+            return "waited"
+
+        innocent = await runtime.open("innocent", AgentSpec(name="innocent", model=ScriptedModel([Reply(tool_uses=[ToolUse("wait")]), "well"]), tools=[wait]))
+        work = await innocent.submit("how are you?")
+        session = await runtime.open("bad", raising(who, error))
+
+        async def handle(event: Event) -> None:
+            if type(event).__name__ == who:
+                raise error
+
+        ends: list[Event] = []
+        session.add_handler(handle, on_error=on_error)
+        session.add_handler(ends.append, [TurnEnded])
+        came = await attempt(session.ask("go"))
+        assert isinstance(came, Failure) == (who == "model" or (who == "TextDelta" and on_error == "fail_turn"))
+        assert str(came) == "so" if not isinstance(came, Failure) else isinstance(came.error, TurnFailed)
+        assert len(ends) == 1
+        assert is_valid(await session.messages())
+        gate.set()
+        assert str(await work.result()) == "well"
+        assert runtime.statistics().restarts == 0
+
+
+@pytest.mark.parametrize("who", ["later", "later+fine", "model", "TextDelta"])
+def test_an_interrupt_that_strikes_in_code_of_a_turn_leaves_no_turn_without_an_end(who: str) -> None:
+    """On trio, where Ctrl-C is raised in whatever runs; asyncio cancels its main task instead."""
+    events: list[Event] = []
+    outcomes: list[Any] = []
+    journal = MemoryJournal()
+
+    async def ask(session: Any) -> None:
+        try:
+            outcomes.append(await session.ask("go"))
+        except BaseException as error:
+            outcomes.append(error)
+            raise
+
+    async def main() -> None:
+        async with Runtime(journal) as runtime:
+            innocent = await runtime.open("innocent", AgentSpec(name="innocent", model=ScriptedModel([Reply(text="well", delay=3600)])))
+            bad = await runtime.open("bad", raising(who, KeyboardInterrupt()))
+
+            def handle(event: Event) -> None:
+                events.append(event)
+                if type(event).__name__ == who:
+                    raise KeyboardInterrupt
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask, innocent)
+                await anyio.wait_all_tasks_blocked()
+                bad.add_handler(handle)
+                innocent.add_handler(events.append)
+                tasks.start_soon(ask, bad)
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - trio wraps the interrupt in groups
+        anyio.run(main, backend="trio")
+    assert KeyboardInterrupt in {type(leaf) for leaf in leaves(caught.value)}
+    ends = [event for event in events if isinstance(event, TurnEnded)]
+    assert [(event.session_id, event.stop_reason) for event in sorted(ends, key=lambda end: end.session_id)] == [
+        ("bad", "cancelled"),
+        ("innocent", "cancelled"),
+    ]
+    assert len(outcomes) == 2
+
+    async def go_on() -> None:
+        async with Runtime(journal) as runtime:
+            session = await runtime.open("bad", AgentSpec(model=ScriptedModel(["well"])))
+            assert is_valid(await session.messages())
+            assert str(await session.ask("go on")) == "well"
+
+    anyio.run(go_on, backend="trio")
 
 
 @pytest.mark.anyio

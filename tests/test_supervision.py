@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ropewalk.actors.testing.loop import cancelled_at_step, in_trio
 from ropewalk.runtime.errors import InvalidOption
-from ropewalk.runtime.supervision import Backoff, Failure, RestartLedger, RestartPolicy, StepTimeout, attempt, contain, stepwise, supervise, unwrap
+from ropewalk.runtime.supervision import Backoff, Crashed, Failure, RestartLedger, RestartPolicy, StepTimeout, attempt, contain, stepwise, supervise, unwrap
 
 seconds = st.floats(min_value=0.001, max_value=1e6, allow_nan=False)
 draws = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -164,6 +164,39 @@ async def test_exits_pass_through(leaving: Any) -> None:
         contain(leave)
     with pytest.raises(leaving):
         await attempt(leave_later())
+
+
+class Panic(BaseException):
+    pass
+
+
+crashes = st.recursive(
+    st.one_of(leaves, st.builds(Panic)), lambda inner: st.lists(inner, min_size=1, max_size=3).map(lambda errors: BaseExceptionGroup("several", errors))
+)
+
+
+@given(crashes, st.none() | st.sampled_from([KeyboardInterrupt, SystemExit]))
+async def test_what_is_neither_an_exception_nor_an_exit_is_a_failure_and_exits_pass_among_them(error: Any, leaving: Any) -> None:
+    raised: BaseException = error if leaving is None else BaseExceptionGroup("both", [error, leaving()])
+
+    def fail() -> None:
+        raise raised
+
+    async def fail_later() -> None:
+        raise raised
+
+    if leaving is not None:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            contain(fail)
+        assert caught.value is raised
+        with pytest.raises(leaving):
+            await attempt(fail_later())
+        return
+    for failure in (contain(fail), await attempt(fail_later())):
+        assert isinstance(failure, Failure)
+        cause = failure.error.__cause__ if isinstance(failure.error, Crashed) else failure.error
+        assert leaves_of(cause or failure.error) == leaves_of(error)
+        assert failure.kind == type(unwrap(error)).__name__
 
 
 @pytest.mark.anyio

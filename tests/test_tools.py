@@ -8,18 +8,22 @@ import dataclasses
 import enum
 import threading
 from collections.abc import AsyncIterator, Callable
+from datetime import date
+from decimal import Decimal
 from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.actors.messages import Block
+from ropewalk.actors.messages import Block, assistant, user
 from ropewalk.actors.tools import Tool, ToolContext, ToolLimits, ToolRegistry, interrupted_result, run_tool, run_tools, settled, tool
+from ropewalk.actors.validity import check, copied
 
 IN_LINE = ToolLimits(threads=None)
 
@@ -146,6 +150,20 @@ def nested(depth: int) -> Any:
     for _ in range(depth):
         value = [value]
     return value
+
+
+def in_tuples(value: Any) -> Any:
+    for _ in range(200):
+        value = (value,)
+    return value
+
+
+@pytest.mark.parametrize("data", [bytearray(b"png"), memoryview(b"png")])
+async def test_an_image_in_whatever_holds_bytes_is_kept_as_bytes(data: Any) -> None:
+    result = await ran(of(lambda tool_input, context: {"status": "success", "content": [{"image": {"format": "png", "source": {"bytes": data}}}]}))
+
+    assert result["content"] == [{"image": {"format": "png", "source": {"bytes": b"png"}}}]
+    assert type(result["content"][0]["image"]["source"]["bytes"]) is bytes
 
 
 @pytest.mark.parametrize("block", [{"json": nested(95)}, {"json": nested(5000)}, {"json": object()}, {"image": {"source": object()}}, {"json": "\ud83d"}])
@@ -287,6 +305,12 @@ JSON = st.recursive(
     max_leaves=6,
 )
 NONSENSE = st.sampled_from([object(), b"bytes", {1, 2}, Unprintable(), nested(3000)])
+ODD = st.recursive(
+    st.sampled_from([b"png", bytearray(b"png"), memoryview(b"png"), date(2026, 1, 2), Decimal("1.5"), float("nan"), float("inf"), "\ud83d", {1, 2}, object()]),
+    lambda inner: inner.map(lambda one: (one, one)) | st.dictionaries(st.sampled_from(["a", 1, 2.5, None]), inner, max_size=2) | inner.map(in_tuples),
+    max_leaves=4,
+)
+"""What encodes to JSON though no message may hold it, or does not."""
 BLOCK_KEYS = st.sampled_from(["text", "json", "image", "smell"])
 BEHAVIOUR = st.sampled_from(["return", "raise", "await", "yield", "thread"])
 
@@ -299,6 +323,9 @@ BEHAVIOUR = st.sampled_from(["return", "raise", "await", "yield", "thread"])
     | NONSENSE
     | st.fixed_dictionaries(
         {"status": st.sampled_from(["success", "error", 1]), "content": JSON | st.lists(st.dictionaries(BLOCK_KEYS, JSON, max_size=2), max_size=3)}
+    )
+    | st.fixed_dictionaries(
+        {"status": st.just("success"), "content": st.lists(st.dictionaries(BLOCK_KEYS, ODD, min_size=1, max_size=1), min_size=1, max_size=2)}
     ),
     BEHAVIOUR,
 )
@@ -329,6 +356,9 @@ async def test_law_whatever_comes_in_one_result_comes_out(schedule: Any, tool_in
     assert block["status"] in ("success", "error")
     assert block["content"]
     assert all(isinstance(part, dict) and len(part) == 1 for part in block["content"])
+    history = [user("do"), assistant({"toolUse": {"toolUseId": "id", "name": "it", "input": {}}}), user({"toolResult": block})]
+    check(copied(history))
+    msgspec.json.encode(history)
     if name not in ("it", "typed") or (behaviour == "raise" and name == "it"):
         assert block["status"] == "error"
 

@@ -76,7 +76,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(**options: Any) -> TourOptions:
     """A tour that takes a second."""
-    return attrs.evolve(TourOptions(sessions=10, pace=0.001), **options)
+    return attrs.evolve(TourOptions(sessions=10, pace=0.001, model=False), **options)
 
 
 def ropewalk(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -86,8 +86,8 @@ def ropewalk(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="module")
 def piped(package: Path) -> subprocess.CompletedProcess[str]:
-    """The whole tour at a small scale, in a pipe."""
-    return ropewalk("tour", "--sessions", "10", "--pace", "0.001", "--limit", "1", "--folder", str(package))
+    """The tour at a small scale, in a pipe; the part with the embedded model is in `test_tour_embedded`."""
+    return ropewalk("tour", "--skip-model", "--sessions", "10", "--pace", "0.001", "--limit", "1", "--folder", str(package))
 
 
 def test_the_tour_ends_well_and_says_so(piped: subprocess.CompletedProcess[str]) -> None:
@@ -112,6 +112,7 @@ def test_every_step_is_shown_with_its_code_and_what_came_out(piped: subprocess.C
 @pytest.mark.parametrize(
     "line",
     [
+        r"no\s+model\s+is\s+asked,\s+and\s+no\s+key\s+is\s+needed",
         r"the model refuses 9,\d+ tokens, 2,500 fit",
         r"session\.status is 'reducing'; another prompt is taken, 1 waits",
         r"given up: manager: StepTimeout",
@@ -137,7 +138,7 @@ def test_the_tour_shows(piped: subprocess.CompletedProcess[str], line: str) -> N
 
 
 def test_missing_conversations_are_a_plain_sentence_and_the_rest_goes_on(tmp_path: Path) -> None:
-    result = ropewalk("tour", "--sessions", "3", "--pace", "0", "--folder", str(tmp_path))
+    result = ropewalk("tour", "--skip-model", "--sessions", "3", "--pace", "0", "--folder", str(tmp_path))
 
     assert result.returncode == 1
     assert result.stderr == f"Error: The real conversations are missing: there are no conversations in {tmp_path}; `make conversations` gets them.\n"
@@ -149,7 +150,7 @@ def test_missing_conversations_are_a_plain_sentence_and_the_rest_goes_on(tmp_pat
 def test_without_the_examples_the_tour_says_where_they_are(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src" / "ropewalk", tmp_path / "ropewalk", ignore=shutil.ignore_patterns("__pycache__"))
 
-    result = ropewalk("tour", "--sessions", "3", "--pace", "0", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    result = ropewalk("tour", "--skip-model", "--sessions", "3", "--pace", "0", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
 
     assert result.returncode == 1
     assert "run `make run` in a checkout of it" in result.stderr
@@ -158,7 +159,7 @@ def test_without_the_examples_the_tour_says_where_they_are(tmp_path: Path) -> No
 
 def test_a_checkout_that_one_stands_in_has_the_examples(tmp_path: Path, package: Path) -> None:
     shutil.copytree(ROOT / "src" / "ropewalk", tmp_path / "ropewalk", ignore=shutil.ignore_patterns("__pycache__"))
-    arguments = ("tour", "--sessions", "3", "--pace", "0", "--limit", "1", "--folder", str(package))
+    arguments = ("tour", "--skip-model", "--sessions", "3", "--pace", "0", "--limit", "1", "--folder", str(package))
 
     result = ropewalk(*arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"})
 
@@ -287,7 +288,7 @@ def test_what_the_tour_cannot_do_is_said_plainly(options: list[str]) -> None:
 
 
 def test_the_command_fails_with_the_sentences(tmp_path: Path) -> None:
-    result = CliRunner().invoke(cli, ["tour", "--sessions", "2", "--pace", "0", "--folder", str(tmp_path)])
+    result = CliRunner().invoke(cli, ["tour", "--skip-model", "--sessions", "2", "--pace", "0", "--folder", str(tmp_path)])
 
     assert result.exit_code == 1
     assert "Error: The real conversations are missing" in result.output

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-import attrs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,7 +116,7 @@ RESUMED = Begin(Progress("turn", ("prompt",), Limits(cycles=1), cycle=1), None, 
 PATHS: dict[tuple[type[State], type[Input], type[State]], tuple[Input, ...]] = {
     (Ready, Begin, CallingModel): (BEGUN,),
     (Ready, Begin, RunningTools): (RESUMED,),
-    (Ready, Begin, Ended): (attrs.evolve(RESUMED, open_calls=()),),
+    (Ready, Begin, Ended): (msgspec.structs.replace(RESUMED, open_calls=()),),
     (CallingModel, ModelDone, RunningTools): RUNNING,
     (CallingModel, ModelDone, Ended): (BEGUN, ANSWER),
     (CallingModel, Overflow, Reducing): REDUCING,
@@ -356,7 +356,7 @@ class TestLimits:
                 Limits(**{name: wrong})
 
     def test_hold_for_a_turn_that_goes_on_elsewhere(self) -> None:
-        state, effects = step(Ready(), attrs.evolve(RESUMED, open_calls=()))
+        state, effects = step(Ready(), msgspec.structs.replace(RESUMED, open_calls=()))
 
         assert isinstance(state, Ended)
         assert effects == (Publish(TurnStarted, (("prompt",),)), Finish("finished", "limit_cycles"))
@@ -393,6 +393,14 @@ class TestModelCalls:
 
         assert effects == (Finish("failed", None, THROTTLED.error),)
 
+    @given(st.floats(min_value=0) | st.integers(min_value=0))
+    def test_that_are_to_wait_for_longer_than_anybody_would_fail_at_once(self, delay: float) -> None:
+        throttled = Throttled(ModelThrottled(retry_after=delay), delay)
+        state, effects = step(played(BEGUN)[0], throttled)
+
+        assert (type(state) is Ended) == (delay > 3600)
+        assert type(state) is BackingOff or effects == (Finish("failed", None, throttled.error),)
+
     @given(st.lists(st.sampled_from([Overflow(), THROTTLED]), min_size=40, max_size=40))
     def test_that_get_nowhere_come_to_an_end(self, refusals: list[Input]) -> None:
         state, _ = played(BEGUN)
@@ -409,17 +417,17 @@ class TestModelCalls:
 
     @pytest.mark.parametrize("said", ["end_turn", "tool_use"])
     def test_are_taken_at_what_they_hold(self, said: str) -> None:
-        assert isinstance(played(BEGUN, attrs.evolve(calling("a"), stop_reason=said))[0], RunningTools)
-        assert played(BEGUN, attrs.evolve(ANSWER, stop_reason=said))[1] == (Record(ANSWER.message), Finish("finished", "end_turn"))
+        assert isinstance(played(BEGUN, msgspec.structs.replace(calling("a"), stop_reason=said))[0], RunningTools)
+        assert played(BEGUN, msgspec.structs.replace(ANSWER, stop_reason=said))[1] == (Record(ANSWER.message), Finish("finished", "end_turn"))
 
     @pytest.mark.parametrize("said", ["max_tokens", "stop_sequence", "content_filtered", "guardrail_intervened"])
     def test_that_were_stopped_run_no_tools(self, said: str) -> None:
-        given_input = attrs.evolve(calling("a"), stop_reason=said)
+        given_input = msgspec.structs.replace(calling("a"), stop_reason=said)
 
         assert played(BEGUN, given_input)[1] == (Record(given_input.message), Finish("finished", said))
 
     def test_hand_on_what_could_not_be_read(self) -> None:
-        _, effects = played(BEGUN, attrs.evolve(calling("a", "b"), malformed={"b": "{"}))
+        _, effects = played(BEGUN, msgspec.structs.replace(calling("a", "b"), malformed={"b": "{"}))
 
         assert effects[-1] == RunTools((use("a"), use("b")), {"b": "{"})
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from ropewalk.actors.errors import InvalidConversation
 from ropewalk.actors.messages import Message, assistant, tool_results, tool_uses, user
 from ropewalk.actors.testing.strategies import nearly_valid_conversations, valid_conversations
-from ropewalk.actors.validity import BLANK, INTERRUPTED, MAX_DEPTH, check, copied, door, is_open, is_valid
+from ropewalk.actors.validity import BLANK, INTERRUPTED, MAX_DEPTH, check, copied, door, is_open, is_valid, unanswered, unanswered_among
 
 
 def use(tool_use_id: str = "a", **given: Any) -> dict[str, Any]:
@@ -24,6 +25,14 @@ def use(tool_use_id: str = "a", **given: Any) -> dict[str, Any]:
 
 def result(tool_use_id: str = "a", text: str = "found", status: str = "success") -> dict[str, Any]:
     return {"toolResult": {"toolUseId": tool_use_id, "status": status, "content": [{"text": text}]}}
+
+
+def verdict(judge: Callable[..., list[str]], *arguments: Any) -> list[str] | str:
+    """The calls that are left unanswered, or what is wrong."""
+    try:
+        return judge(*arguments)
+    except InvalidConversation as error:
+        return str(error)
 
 
 _LEAVES = st.none() | st.integers() | st.sampled_from(["user", "assistant", "x"])
@@ -118,6 +127,14 @@ class TestCheck:
     @given(valid_conversations(open=True))
     def test_drawn_open_conversations_are(self, messages: list[Message]) -> None:
         assert is_open(messages)
+
+    @given(valid_conversations(open=True) | valid_conversations(), nearly_valid_conversations(), st.data())
+    def test_what_is_known_to_be_well_formed_is_judged_as_if_it_were_not(self, known: list[Message], others: list[Any], data: st.DataObject) -> None:
+        """A part of a conversation, parts in another order, and what came from elsewhere among them: the same calls, or the same fault."""
+        start = data.draw(st.integers(0, len(known)))
+        mixed = data.draw(st.just(known[start:]) | st.lists(st.sampled_from([*known, *others] or [user("a")]), max_size=6))
+
+        assert verdict(unanswered_among, mixed, known) == verdict(unanswered, mixed)
 
     @given(valid_conversations())
     def test_survives_json(self, messages: list[Message]) -> None:

@@ -18,3 +18,4 @@ from ropewalk.actors.conversation.rungs import RUNGS as RUNGS
 from ropewalk.actors.conversation.rungs import Rung as Rung
 from ropewalk.actors.conversation.tokens import estimate as estimate
 from ropewalk.actors.conversation.tokens import estimate_all as estimate_all
+from ropewalk.actors.conversation.tokens import remembering as remembering

@@ -19,7 +19,7 @@ __all__ = ["has_words", "slide", "window", "words_only"]
 def window(messages: Sequence[Message], protected: frozenset[int], target: int, count: Count) -> list[Message]:
     """Leave out whole exchanges, oldest first but never the last, then pairs of calls and results in what is left, oldest first."""
     draft = _Draft(messages, protected, count)
-    starts = [index for index, message in enumerate(messages) if has_words(message)]
+    starts = (index for index, message in enumerate(messages) if has_words(message))
     for start, end in pairwise(starts):
         if draft.total <= target:
             break
@@ -40,13 +40,13 @@ class _Draft:
         self.left: list[Message | None] = list(messages)
         self.protected = protected
         self.count = count
-        self.sizes = [count(message) for message in messages]
+        self.sizes = list(map(count, messages))
         self.total = sum(self.sizes)
 
     def leave_exchange(self, start: int, end: int) -> None:
         """Take out the messages of an exchange unless one is protected or begins with the results of calls that stay."""
         opening = self.left[start]
-        if opening is None or not self.protected.isdisjoint(range(start, end)) or not (is_prompt(opening) or start == 0 or self.left[start - 1] is None):
+        if opening is None or not self.protected.isdisjoint(range(start, end)) or not (start == 0 or self.left[start - 1] is None or is_prompt(opening)):
             return
         for index in range(start, end):
             self._leave(index)

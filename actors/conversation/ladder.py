@@ -8,6 +8,7 @@ costs its own rung and nothing more, so a climb ends, whatever a manager does; o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
 
 import attrs
 
@@ -15,9 +16,9 @@ from ropewalk.actors.conversation.digests import own_words
 from ropewalk.actors.conversation.exchanges import slide
 from ropewalk.actors.conversation.manager import ConversationManager, NullConversationManager, RunSync, SlidingWindowConversationManager, policy_of, run_custom
 from ropewalk.actors.conversation.rungs import RUNGS
-from ropewalk.actors.conversation.tokens import Count, estimate
+from ropewalk.actors.conversation.tokens import Count, remembering
 from ropewalk.actors.messages import Block, Message, tool_results, tool_uses
-from ropewalk.actors.validity import check, is_open, unanswered
+from ropewalk.actors.validity import check, is_open, unanswered_among
 from ropewalk.runtime.errors import InvalidOption, RopewalkError
 from ropewalk.runtime.supervision import Failure, attempt_foreign, contain
 
@@ -56,17 +57,19 @@ async def climb(
     error: Exception | None,
     skip_manager: bool,
     run_sync: RunSync,
-    count: Count = estimate,
+    count: Count | None = None,
+    tokens: int | None = None,
     failed: Callable[[str, Exception], None],
 ) -> Reduction | None:
     """Make a valid or open conversation take at most `target` tokens, or as few as manager and ladder bring it to.
 
     None means that nothing made it smaller, or that it meets the target as it is. `protected` holds the indices of messages
-    that may not leave; `count` is asked about messages of any origin. `failed` hears, by name, of each rung (the manager's
-    is ``"manager"``) that raised or whose result was refused; a shipped rung that finds nothing to do is no failure. Only
-    cancellation comes out of a climb.
+    that may not leave. `count` is asked about messages of any origin, often about the same, so it should remember (None is a
+    new estimate that does); `tokens` is what the messages come to by it, where the caller knows. `failed` hears, by name, of
+    each rung (the manager's is ``"manager"``) that raised or whose result was refused; a shipped rung that finds nothing to
+    do is no failure. Only cancellation comes out of a climb, and it awaits nothing but a manager of the user's own.
     """
-    path = _Path(list(messages), protected, target, _remembering(count), failed)
+    path = _Path(list(messages), protected, target, count or remembering(), tokens, failed)
     if not skip_manager:
         await _ask_manager(path, manager, system_prompt, error, run_sync)
     if not isinstance(manager, NullConversationManager):
@@ -111,14 +114,16 @@ class _Path:
 
     __slots__ = ("before", "count", "failed", "messages", "protected", "rung", "target", "tokens")
 
-    def __init__(self, messages: list[Message], protected: frozenset[int], target: int, count: Count, failed: Callable[[str, Exception], None]) -> None:
+    def __init__(
+        self, messages: list[Message], protected: frozenset[int], target: int, count: Count, tokens: int | None, failed: Callable[[str, Exception], None]
+    ) -> None:
         self.messages = messages
         self.protected = protected
         self.target = target
         self.count = count
         self.failed = failed
         self.rung: str | None = None
-        self.before = self.tokens = sum(map(count, messages))
+        self.before = self.tokens = sum(map(count, messages)) if tokens is None else tokens
 
     @property
     def arrived(self) -> bool:
@@ -158,26 +163,13 @@ class _Path:
         self.messages, self.protected, self.tokens, self.rung = result, protected, tokens, name
 
 
-def _remembering(count: Count) -> Count:
-    """The same count, asked once for each message object; holds the messages, so that none is taken for another."""
-    known: dict[int, tuple[Message, int]] = {}
-
-    def remembered(message: Message) -> int:
-        found = known.get(id(message))
-        if found is None:
-            found = known[id(message)] = message, count(message)
-        return found[1]
-
-    return remembered
-
-
 def _same(messages: Sequence[Message], others: Sequence[Message]) -> bool:
-    return len(messages) == len(others) and all(message is other for message, other in zip(messages, others, strict=True))
+    return len(messages) == len(others) and all(map(is_, messages, others))
 
 
 def _check_kind(messages: Sequence[Message], before: Sequence[Message]) -> None:
-    """Raise `InvalidConversation` unless the messages are valid, or open where they were before."""
-    if unanswered(messages) and not is_open(before):
+    """Raise `InvalidConversation` unless the messages are valid, or open where they were before; of those that were there only the order is looked at."""
+    if unanswered_among(messages, before) and not is_open(before):
         check(messages)
 
 

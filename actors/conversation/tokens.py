@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.validity import is_dict, is_list
 
-__all__ = ["Count", "estimate", "estimate_all", "json_length"]
+__all__ = ["Count", "estimate", "estimate_all", "json_length", "remembering"]
 
 Count: TypeAlias = Callable[[Message], int]
 
@@ -26,16 +26,33 @@ _BYTES_PER_TOKEN: Final = {"image": 200, "document": 32, "video": 500, "audio": 
 
 def estimate(message: Message) -> int:
     """How many tokens a message takes, at least 1. Takes time in the number of its values, not in their length."""
+    content = message["content"]
+    if len(content) == 1 and "text" in content[0]:  # as most messages are
+        return (len(content[0]["text"]) + 3) // 4 or 1
     quarters = 0
-    for block in message["content"]:
-        text = block.get("text")
-        quarters += len(text) if text is not None else _quarters(block)
-    return max(1, (quarters + 3) // 4)
+    for block in content:
+        quarters += len(block["text"]) if "text" in block else _quarters(block)
+    return (quarters + 3) // 4 or 1
 
 
 def estimate_all(messages: Iterable[Message]) -> int:
     """How many tokens these messages take together; 0 for none."""
     return sum(map(estimate, messages))
+
+
+def remembering(count: Count = estimate) -> Count:
+    """The same count, asked once for each message object; holds the messages, so that none is taken for another."""
+    known: dict[int, int] = {}
+    held: list[Message] = []
+
+    def remembered(message: Message) -> int:
+        tokens = known.get(id(message))
+        if tokens is None:
+            held.append(message)
+            tokens = known[id(message)] = count(message)
+        return tokens
+
+    return remembered
 
 
 def json_length(value: Any) -> int:

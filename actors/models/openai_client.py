@@ -5,6 +5,7 @@ This module needs the extra `openai`; nothing imports it before a model is made.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -21,6 +22,7 @@ from anyio.lowlevel import RunVar
 from ropewalk.actors.errors import ModelError
 from ropewalk.actors.models.openai_errors import server_error, stream_error
 from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.supervision import Failure, contain
 
 __all__ = ["Connection", "completion_chunks", "leased_client"]
 
@@ -54,6 +56,14 @@ class Connection:
             raise InvalidOption(f"base_url {self.base_url!r:.200} is no URL: {error}") from error
         if url.scheme not in ("http", "https") or not url.host:
             raise InvalidOption(f"base_url is where the server is, such as 'http://127.0.0.1:8080/v1', not {self.base_url!r:.200}")
+        trusted_certificates()  # read when a model is made, not in the middle of an event loop
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the server is on this machine, where no proxy stands between: one named in the environment could not reach it."""
+        host = httpx2.URL(self.base_url).host
+        address = contain(ipaddress.ip_address, host)
+        return host == "localhost" or (not isinstance(address, Failure) and address.is_loopback)
 
     def client(self) -> openai.AsyncOpenAI:
         """A new client for the running event loop. It retries nothing: the session does, and says so."""
@@ -67,12 +77,12 @@ class Connection:
             default_headers=dict(self.headers),
             timeout=timeout,
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, limits=limits, verify=_tls()),
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, limits=limits, verify=trusted_certificates(), trust_env=not self.is_loopback),
         )
 
 
 @cache
-def _tls() -> ssl.SSLContext:
+def trusted_certificates() -> ssl.SSLContext:
     """What connections trust. Reading it takes nearly all the time that making a client does, and it belongs to no event loop."""
     return httpx2.create_ssl_context()
 

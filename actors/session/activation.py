@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from ropewalk.actors.events import PromptSettled, SessionActivated
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.ending import announce_end
@@ -13,14 +15,18 @@ from ropewalk.actors.session.settling import IN_DOUBT, Ending, settle
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.validity import copied, door
-from ropewalk.actors.view import Edit, Entry, Placed
+from ropewalk.actors.view import Edit, Placed
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import InvalidOption, SessionExists, UnknownSession
+from ropewalk.runtime.supervision import attempt
 
 if TYPE_CHECKING:
     from ropewalk.actors.spec import AgentSpec
 
 __all__ = ["activate", "adopt"]
+
+CLOSING_SECONDS = 5.0
+"""How long bringing a session back may take to tell of what it has recorded, once nobody waits for it any more."""
 
 
 async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) -> SessionActor:
@@ -36,27 +42,38 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
         await cell.journal.release(cell.id, claim.epoch)
         raise UnknownSession(f"there is no session {cell.id!r}")
     state = SessionState()
-    for record in await cell.journal.read(cell.id):
-        state.apply(record.body)
+    state.recall([record.body for record in await cell.journal.read(cell.id)])
     writer = Writer(cell, state, claim)
     cell.publisher.begin_epoch(claim.epoch)
     if not claim.last:
-        writer.write(Opened(spec.name, tuple(Entry(number, message) for number, message in enumerate(opened, 1))))
+        writer.write(Opened(spec.name, tuple(opened)))
     actor = SessionActor(spec, cell, writer)
     brought = tuple(Placed(entry.number - 1, entry) for entry in state.view.entries) if not claim.last else ()
     spec_handlers(spec, cell)
     writer.announce(SessionActivated, None, None, len(state.view) - len(brought))
     actor.announce_edit(Edit("opened", (), brought), None, None)
-    settle_left_open(actor)
-    await writer.commit_whole()
+    settle_turn_left_open(actor)
+    settle_prompts_not_here(actor, "failed")
+    await tell(writer)
+    while settle_prompts_not_here(actor, "cancelled"):  # their askers left meanwhile, and found nobody who could have recorded it
+        await tell(writer)
     return actor
 
 
-def settle_left_open(actor: SessionActor) -> None:
-    """Give what a lost incarnation left behind its end.
+async def tell(writer: Writer) -> None:
+    """Commit and tell of what was recorded, when cancelled too, within a bound: no later incarnation would tell of it."""
+    try:
+        await writer.commit_whole()
+    except anyio.get_cancelled_exc_class():
+        with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+            await attempt(writer.commit_whole())
+        raise
+
+
+def settle_turn_left_open(actor: SessionActor) -> None:
+    """Give the turn that a lost incarnation left behind its end.
 
     Whoever asked has been told that the incarnation was lost: what their turn did before that stands, the rest is undone.
-    Prompts that still wait in this process keep their place.
     """
     state, writer = actor.state, actor.writer
     if state.turn is not None:
@@ -64,10 +81,17 @@ def settle_left_open(actor: SessionActor) -> None:
         body = settle(state, state.turn, Ending("cancelled", "cancelled", None, 0, (0, 0, 0), otherwise=IN_DOUBT))
         writer.write(body)
         announce_end(actor, body, None, prompt_ids)
+
+
+def settle_prompts_not_here(actor: SessionActor, outcome: str) -> bool:
+    """Settle the prompts that are recorded as waiting and do not wait in this process; whether there were any."""
+    state, writer = actor.state, actor.writer
     here = {envelope.prompt_id for envelope in (actor.cell.current, *actor.cell.mailbox.waiting()) if isinstance(envelope, Prompt)}
-    for prompt_id in [prompt_id for prompt_id in state.waiting or () if prompt_id not in here]:
-        writer.write(Withdrawn(prompt_id, "failed"))
-        writer.announce(PromptSettled, None, None, prompt_id, "failed")
+    gone = [prompt_id for prompt_id in state.waiting or () if prompt_id not in here]
+    for prompt_id in gone:
+        writer.write(Withdrawn(prompt_id, outcome))
+        writer.announce(PromptSettled, None, None, prompt_id, outcome)
+    return bool(gone)
 
 
 async def adopt(actor: SessionActor, cell: Cell) -> SessionActor | None:

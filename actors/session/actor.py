@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,9 @@ class SessionActor:
         return tool_limits(self.cell.runtime)
 
     @property
-    def model_limiter(self) -> anyio.CapacityLimiter | None:
-        """The bound on model calls that all sessions of this spec in this runtime share, None where there is none."""
-        bound = self.spec.model_concurrency
-        return None if bound is None else self.cell.runtime.resource((self.spec, "model"), lambda: anyio.CapacityLimiter(bound))
+    def model_limiter(self) -> anyio.CapacityLimiter:
+        """The bound on model calls that all sessions of this spec in this runtime share; there is none where `model_concurrency` is None."""
+        return self.cell.runtime.resource((self.spec, "model"), lambda: anyio.CapacityLimiter(self.spec.model_concurrency or math.inf))
 
     @property
     def watchdog(self) -> Watchdog:
@@ -84,19 +84,19 @@ class SessionActor:
     async def receive(self, envelope: Envelope) -> Any:
         """Handle one message: a prompt becomes a turn, the others are done at once."""
         try:
+            if isinstance(envelope, Prompt) and not envelope.left:
+                return await TurnDriver(self, envelope).run()
             return await self._handle(envelope)
-        finally:
-            self.writer.wake()
+        except SystemExit as left:  # of a tool called directly, or of a handler: the asker's, and it comes where nothing is half done
+            envelope.outcome.fail(left)
+            return None
 
     async def _handle(self, envelope: Envelope) -> Any:
         if isinstance(envelope, Prompt):
-            if envelope.left:
-                from ropewalk.actors.session.acceptance import settle_unbegun
+            from ropewalk.actors.session.acceptance import settle_unbegun
 
-                settle_unbegun(self, envelope)
-                await self.writer.commit_whole()
-            else:
-                await TurnDriver(self, envelope).run()
+            settle_unbegun(self, envelope)
+            await self.writer.commit_whole()
             return None
         match envelope.body:
             case CallTool() as call:
@@ -137,5 +137,6 @@ class SessionActor:
 
     def announce_entry(self, entry: Entry, request_state: dict[str, Any] | None, replaces: int = 0) -> None:
         """Have a message at the end of the view published once it is durable."""
-        message = copy_of(entry.message) if self.writer.publisher.wanted(MessageAdded) else entry.message
-        self.writer.announce(MessageAdded, entry.turn_id, request_state, entry.id, message, f"e{replaces}" if replaces else None)
+        writer = self.writer
+        message = copy_of(entry.message) if writer.publisher.wanted(MessageAdded) else entry.message
+        writer.announce(MessageAdded, entry.turn_id, request_state, f"e{entry.number}", message, f"e{replaces}" if replaces else None)

@@ -7,6 +7,7 @@ message that may stand in a conversation; what cannot be understood raises `Mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -74,7 +75,8 @@ class Assembly:
 
     def feed(self, chunk: dict[str, Any]) -> Piece | None:
         """Take a chunk in; returns what a delta said, None for every other chunk. Raises `ModelError` for what is no chunk."""
-        _of("a chunk in Converse stream form", dict, chunk)
+        if type(chunk) is not dict:
+            _of("a chunk in Converse stream form", dict, chunk)
         if "contentBlockDelta" in chunk:
             return self._delta(_of("contentBlockDelta", dict, chunk["contentBlockDelta"]))
         if "contentBlockStart" in chunk:
@@ -97,6 +99,8 @@ class Assembly:
         Call it once the model said it stopped. Left out are calls that name no tool and, where the token limit ended the
         answer, a call it cut off and reasoning without its signature.
         """
+        if len(self._blocks) == 1 and self._blocks[0].kind == "text" and self._blocks[0].citations is None:
+            return {"role": "assistant", "content": [{"text": _whole(self._blocks[0].parts) or BLANK}]}, {}
         malformed: dict[str, str] = {}
         content = self._content(cut=self.stop_reason == "max_tokens", malformed=malformed)
         return {"role": "assistant", "content": content or [{"text": BLANK}]}, malformed
@@ -183,7 +187,7 @@ class Assembly:
         return OpenBlock("tool", index, tool_use_id, _whole([_of("name", str, tool.get("name") or "")]))
 
     def _stop(self, part: dict[str, Any]) -> None:
-        place = self._place(_index(part))
+        place = self._place(_index(part)) if part else self._current
         if place >= 0:
             self._blocks[place].done = True
         if place == self._current:
@@ -290,16 +294,18 @@ def _citation(given: Any) -> dict[str, Any]:
 
 
 def _index(part: dict[str, Any]) -> int | None:
-    index = part.get("contentBlockIndex")
+    index = part.get("contentBlockIndex") if part else None
     return index if index is None else _of("contentBlockIndex", int, index)
 
 
 def _count(value: Any, otherwise: int) -> int:
-    return int(value) if isinstance(value, int | float) and 0 <= value < float("inf") else otherwise
+    if type(value) is int:
+        return value if value >= 0 else otherwise
+    return int(value) if isinstance(value, int | float) and 0 <= value < math.inf else otherwise
 
 
 def _of(what: str, kind: type[T], value: Any) -> T:
     """The value, if it is of this kind; raises `ModelError` otherwise."""
-    if isinstance(value, kind):
+    if type(value) is kind or isinstance(value, kind):
         return value
     raise ModelError(f"{what} is of type {kind.__name__}, not {type(value).__name__}")

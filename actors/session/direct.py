@@ -14,7 +14,7 @@ from ropewalk.actors.messages import Block, Message, assistant, error_result, us
 from ropewalk.actors.session.records import Added, Edited
 from ropewalk.actors.tools import ToolContext, ToolLimits, run_tool
 from ropewalk.actors.validity import INTERRUPTED, copied, door, is_dict
-from ropewalk.actors.view import Entry, difference
+from ropewalk.actors.view import Entry
 from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SetMessages:
 
 def tool_limits(runtime: Runtime) -> ToolLimits:
     """The bounds on tool calls that everybody in this runtime shares."""
-    return runtime.resource(ToolLimits, lambda: ToolLimits(threads=None if runtime.sync_calls == "inline" else 40))
+    return runtime.resource(ToolLimits, lambda: ToolLimits(threads=None if runtime.sync_calls == "inline" else 40, backend=runtime.backend))
 
 
 def direct_tool_use(spec: AgentSpec, runtime: Runtime, name: str, tool_input: dict[str, Any]) -> Block:
@@ -123,7 +123,7 @@ def wanted_by(change: AddMessages | SetMessages, there: list[Message]) -> list[M
 
 async def show(actor: SessionActor, wanted: list[Message], reason: str) -> None:
     """Have the view show these messages; those that are the same objects keep their entries."""
-    edit = difference(actor.state.view.entries, wanted, reason, actor.state.next_entry)
+    edit = actor.state.view.edit_to(wanted, reason, actor.state.next_entry)
     actor.writer.write(Edited(edit))
     actor.announce_edit(edit, None, None)
     await actor.writer.commit_whole()

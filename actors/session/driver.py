@@ -6,6 +6,7 @@ turn; whoever may end the turn cancels it, and what was under way is settled aft
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -16,7 +17,7 @@ from ropewalk.actors.events import PromptAccepted
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.session.ending import account_cycle, conclude, tell
 from ropewalk.actors.session.model_call import ModelCall
-from ropewalk.actors.session.records import Accepted, Begun, Said
+from ropewalk.actors.session.records import Begun, Said
 from ropewalk.actors.session.reduction import manage_after_turn, reduce
 from ropewalk.actors.session.tool_calls import run_calls
 from ropewalk.actors.turn import (
@@ -43,6 +44,7 @@ from ropewalk.actors.turn import (
     step,
 )
 from ropewalk.actors.view import Entry
+from ropewalk.runtime.errors import RuntimeClosed
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Exited, Failure, attempt
 
@@ -97,7 +99,7 @@ class TurnDriver:
     def __init__(self, actor: SessionActor, prompt: Prompt) -> None:
         self.actor = actor
         self.prompt = prompt
-        self.turn_id = prompt.turn_id = actor.cell.clock.new_id()
+        self.turn_id = prompt.turn_id = actor.cell.runtime.clock.new_id()
         self.request_state = prompt.request_state
         self.context_object = actor.spec.context if prompt.context_object is None else prompt.context_object
         self.state: State = Ready()
@@ -153,20 +155,12 @@ class TurnDriver:
 
     async def run(self) -> None:
         """Work the turn to its end and give its prompt the outcome. Raises when the journal fails: then nothing was settled."""
-        self.actor.driver = self
-        publisher = self.actor.writer.publisher
+        actor = self.actor
+        actor.driver = self
+        publisher = actor.writer.publisher
         publisher.streams = self.prompt.streams
-        try:
-            await self._run()
-        finally:
-            self.actor.driver = None
-            publisher.streams = ()
-            if self._ended is not None:
-                self._ended.set()
-
-    async def _run(self) -> None:
-        seconds = self.actor.spec.limits.seconds
-        backend = self.actor.cell.runtime.backend
+        seconds = actor.spec.limits.seconds
+        backend = actor.cell.runtime.backend
         scope = self._scope = backend.scope() if seconds is None else backend.scope(deadline=backend.now() + seconds)
         try:
             driven: Failure | None = None
@@ -177,30 +171,49 @@ class TurnDriver:
                 driven = Failure(left)
             except SystemExit as left:
                 driven = Failure(Exited(left))
+            given = publisher.given
             self._stop(driven)
             await tell(self)
-        except anyio.get_cancelled_exc_class():
-            # The runtime itself is being cancelled. What was under way is still settled and told, within a bound.
+            if publisher.given == given:
+                actor.cell.unguarded -= 1  # no handler ran but in the turn's own scope
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as ends:
+            # The runtime itself is being cancelled, or will be. What was under way is still settled and told, within a bound.
             self._cancelled = True
+            if isinstance(ends, KeyboardInterrupt):
+                self.prompt.outcome.fail(RuntimeClosed("an interrupt struck in this turn, and ends the runtime"))
             with anyio.move_on_after(CLOSING_SECONDS, shield=True):
                 closed = await attempt(self._close())
                 if isinstance(closed, Failure):
                     self.prompt.outcome.fail(closed.error)
             raise
+        finally:
+            actor.driver = None
+            publisher.streams = ()
+            if self._ended is not None:
+                self._ended.set()
 
     async def _close(self) -> None:
         self._stop(None)
         await tell(self)
 
     async def _drive(self) -> None:
-        writer = self.actor.writer
-        if not writer.state.is_waiting(self.prompt.prompt_id):
-            # It found the session idle: its acceptance is recorded together with the beginning of its turn.
-            writer.write(Accepted(self.prompt.prompt_id, self.prompt.messages, self.prompt.owned))
-            writer.announce(PromptAccepted, None, None, self.prompt.prompt_id)
-        effects = self._step(Begin(Progress(self.turn_id, (self.prompt.prompt_id,), self.actor.spec.limits), self._opening()))
+        writer, prompt = self.actor.writer, self.prompt
+        if not writer.state.is_waiting(prompt.prompt_id):
+            # It found the session idle: the beginning of its turn records its acceptance too.
+            writer.announce(PromptAccepted, None, None, prompt.prompt_id)
+        effects = self._step(Begin(Progress(self.turn_id, (prompt.prompt_id,), self.actor.spec.limits), self._opening()))
         while self.finish is None:
-            given = await self._perform(effects)
+            # The last effect takes time, and begins once all that was recorded before it is durable.
+            last = self._tell_at_once(effects)
+            accepted = prompt.accepted
+            if accepted is not None and not accepted.settled and not isinstance(await attempt(writer.wait_durable()), Failure):
+                accepted.settle(None)  # before anybody is told of it: the sender may be the one who is to make room for that
+            committing = writer.begin_commit()
+            if committing is not None:
+                await committing
+            if self._cancelled:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            given = await self._begin(last)
             if self._cancelled:
                 await anyio.lowlevel.checkpoint_if_cancelled()  # by its own handler or tool, and nothing has waited since
             effects = self._step(given)
@@ -216,35 +229,29 @@ class TurnDriver:
 
     def _tell_at_once(self, effects: tuple[Effect, ...]) -> Effect:
         """Carry out the effects that take no time; returns the last one, which may."""
+        announce = self.actor.writer.announce
         for effect in effects:
             if type(effect) is Publish:
-                self.actor.writer.announce(effect.kind, self.turn_id, self.request_state, *effect.fields)
+                announce(effect.kind, self.turn_id, self.request_state, *effect.fields)
             elif type(effect) is Record:
                 self._record(effect.message)
         return effects[-1]
 
-    async def _perform(self, effects: tuple[Effect, ...]) -> Input:
-        """Carry out a step's effects; the last one takes time, and begins once all that was recorded before it is durable."""
-        effect = self._tell_at_once(effects)
-        await self.actor.writer.commit()
-        if self._cancelled:
-            await anyio.lowlevel.checkpoint_if_cancelled()
-        if self.prompt.accepted is not None:
-            self.prompt.accepted.settle(None)
+    def _begin(self, effect: Effect) -> Awaitable[Input]:
+        """Begin the effect that takes time; how it ends is the next input."""
         if type(effect) is CallModel:
             cycle, retried = self.state.turn.cycle, self.call_to_account  # type: ignore[union-attr]
             if retried is not None and retried.cycle != cycle:
                 account_cycle(self)
                 retried = None
-            self.call = self.call_to_account = ModelCall(self, cycle, retried)
-            return await self.call.run()
+            self.call = call = self.call_to_account = ModelCall(self, cycle, retried)
+            return call.run()
         if type(effect) is RunTools:
-            return await run_calls(self, effect)
+            return run_calls(self, effect)
         if type(effect) is Reduce:
-            return await reduce(self, effect)
+            return reduce(self, effect)
         if type(effect) is Wait:
-            await anyio.sleep(effect.seconds)
-            return DelayOver()
+            return _waited(effect.seconds)
         raise IllegalEffect(f"{effect!r} takes no time and cannot be the last effect of a turn that goes on")
 
     def _stop(self, driven: Failure | None) -> None:
@@ -279,34 +286,46 @@ class TurnDriver:
     def _opening(self) -> Message:
         """The message the turn begins with: the prompt's last. A view that ends in a user message takes the prompt into that one."""
         messages = self.prompt.messages
-        last = self.actor.state.view.last
+        last = self.actor.writer.state.view.last
         return joined(last.message, messages[-1]) if len(messages) == 1 and last is not None and last.message["role"] == "user" else messages[-1]
 
     def _record(self, message: Message) -> None:
-        state, writer = self.actor.state, self.actor.writer
         if not self._begun:
             self._begun = True
             self._record_beginning(message)
             return
-        entry = Entry(state.next_entry, message, self.turn_id)
+        writer = self.actor.writer
+        entry = Entry(writer.state.next_entry, message, self.turn_id)
         writer.write(Said(entry))
         self.actor.announce_entry(entry, self.request_state)
         if message["role"] == "assistant":
             self.last_said = message
             self.call = None
-        self.results.clear()
+        if self.results:
+            self.results.clear()
 
     def _record_beginning(self, opening: Message) -> None:
-        state = self.actor.state
-        messages = [*self.prompt.messages[:-1], opening]
+        writer, turn_id, prompt_ids = self.actor.writer, self.turn_id, (self.prompt.prompt_id,)
+        state = writer.state
         last = state.view.last
         joins = last.number if last is not None and last.message["role"] == "user" else 0
-        if joins and last is not None and len(messages) > 1:
+        if len(self.prompt.messages) == 1:
+            entry = Entry(state.next_entry, opening, turn_id)
+            writer.write(Begun(turn_id, prompt_ids, (entry,), joins, self.prompt.owned))
+            self.actor.announce_entry(entry, self.request_state, joins)
+            return
+        messages = [*self.prompt.messages[:-1], opening]
+        if joins and last is not None:
             messages[0] = joined(last.message, messages[0])
-        entries = tuple(Entry(number, message, self.turn_id) for number, message in enumerate(messages, state.next_entry))
-        self.actor.writer.write(Begun(self.turn_id, (self.prompt.prompt_id,), entries, joins))
+        entries = tuple(Entry(number, message, turn_id) for number, message in enumerate(messages, state.next_entry))
+        writer.write(Begun(turn_id, prompt_ids, entries, joins, self.prompt.owned))
         for place, entry in enumerate(entries):
             self.actor.announce_entry(entry, self.request_state, 0 if place else joins)
+
+
+async def _waited(seconds: float) -> DelayOver:
+    await anyio.sleep(seconds)
+    return DelayOver()
 
 
 def joined(earlier: Message, later: Message) -> Message:

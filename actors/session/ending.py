@@ -11,8 +11,8 @@ from ropewalk.actors.result import AgentResult, Trace
 from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.settling import Ending, settle
 from ropewalk.actors.turn import Ready
-from ropewalk.runtime.channel import HandlerFault
-from ropewalk.runtime.supervision import Exited, Failure, attempt
+from ropewalk.runtime.channel import HandlerFault, exit_in
+from ropewalk.runtime.supervision import Crashed, Failure, attempt, in_words
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
@@ -64,9 +64,15 @@ def announce_end(actor: SessionActor, body: Settled, request_state: dict[str, An
 
 async def tell(driver: TurnDriver) -> None:
     """Make the end durable, publish it, and give the prompt its outcome. Handlers can no longer fail the turn."""
-    result = driver.result = _result(driver)
-    writer = driver.actor.writer
-    told = await attempt(writer.commit_whole())
+    writer, result = driver.actor.writer, _result(driver)
+    driver.result = result
+    told: Failure | None = None
+    begun = writer.begin_commit()
+    if begun is not None:
+        try:
+            told = await attempt(writer.commit_whole(begun))
+        except SystemExit as left:  # a handler's: whoever asked gets it, of a turn that has ended well all the same
+            result = result if isinstance(result, BaseException) else left
     if isinstance(told, Failure) and not writer.stands(driver.settled_in):
         raise told.error
     if isinstance(result, BaseException):
@@ -97,7 +103,7 @@ def account_cycle(driver: TurnDriver) -> None:
     read, written, total = driver.usage
     usage = call.usage
     driver.usage = (read + usage[0], written + usage[1], total + usage[2])
-    clock = driver.actor.cell.clock
+    clock = driver.actor.cell.runtime.clock
     now, seconds = clock.time(), clock.monotonic() - call.started
     trace = Trace(call.cycle, driver.turn_id, now - seconds, now, driver.tool_names)
     driver.tool_names = ()
@@ -106,18 +112,20 @@ def account_cycle(driver: TurnDriver) -> None:
 
 def _root(error: Exception) -> BaseException:
     """What failed in the end: the error of the handler that was added to fail the turn, the bug of the provider, or an exit."""
-    if isinstance(error, Exited):
-        return error.exit
-    return error.__cause__ if isinstance(error, HandlerFault | TurnFailed) and isinstance(error.__cause__, Exception) else error
+    if (left := exit_in(error)) is not None:
+        return left
+    if isinstance(error, HandlerFault | TurnFailed) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error.__cause__ if isinstance(error, Crashed) and error.__cause__ is not None else error
 
 
 def _for_the_asker(error: Exception) -> BaseException:
     """What `ask` raises: errors of the model and exits as they are, anything else as `TurnFailed` with its cause."""
-    if isinstance(error, ModelError | TurnFailed):
-        return error
     root = _root(error)
     if isinstance(root, SystemExit):
         return root
-    failed = TurnFailed(f"the turn failed: {type(root).__name__}: {root}")
+    if isinstance(error, ModelError | TurnFailed):
+        return error
+    failed = TurnFailed(f"the turn failed: {in_words(root)}")
     failed.__cause__ = root
     return failed

@@ -249,8 +249,9 @@ class Session:
         return cast("SessionActor | None", self._cell.actor)
 
     def _prompt(self, prompt: object, request_state: object, context: Any, *, owned: bool) -> Prompt:
-        messages, state = prompt_messages(prompt), request_state_of(request_state)
-        return Prompt(self._cell.clock.new_id(), messages, state, context, owned=owned, new_event=self.runtime.backend.event)
+        runtime, messages = self._cell.runtime, prompt_messages(prompt)
+        state = {} if request_state is None else request_state_of(request_state)
+        return Prompt(runtime.clock.new_id(), messages, state, context, owned=owned, new_wakeup=runtime.backend.wakeup)
 
     def _about_to_run(self) -> Prompt | None:
         """The prompt that was sent to an idle session a moment ago, so that its turn has not begun."""
@@ -259,7 +260,7 @@ class Session:
         return following if isinstance(following, Prompt) else None
 
     def _policy(self, when_busy: WhenBusy | None) -> WhenBusy:
-        return self.spec.when_busy if when_busy is None else check_when_busy(when_busy)
+        return cast(AgentSpec, self._cell.kind).when_busy if when_busy is None else check_when_busy(when_busy)
 
     async def _ask(self, body: Any) -> Any:
         refuse_deadlock(self._cell)

@@ -16,9 +16,10 @@ from ropewalk.actors.errors import ContextWindowOverflow, ModelError, ModelThrot
 from ropewalk.actors.events import ModelChunk, ReasoningDelta, TextDelta, ToolInputDelta
 from ropewalk.actors.messages import copy_of
 from ropewalk.actors.session.assembly import Assembly, Piece
+from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.turn import BackingOff, CallingModel, Input, ModelDone, ModelFailed, Overflow, Throttled
 from ropewalk.runtime.channel import HandlerFault
-from ropewalk.runtime.supervision import Backoff, Failure, attempt, attempt_foreign
+from ropewalk.runtime.supervision import Backoff, attempt, attempt_foreign, in_words
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
@@ -27,9 +28,9 @@ __all__ = ["ModelCall"]
 
 THROTTLE_BACKOFF = Backoff(first=1.0, factor=2.0, longest=60.0, jitter=0.5)
 CLOSE_SECONDS = 1.0
-BREATH = 256
-"""After how many chunks others get to run: a model that never waits must not keep the loop, and can be cancelled here."""
-STOP_REASONS = ("end_turn", "tool_use", "max_tokens", "stop_sequence", "content_filtered", "guardrail_intervened")
+BREATH = 0xFF
+"""After how many chunks (256: one less, as a mask) others get to run: a model that never waits must not keep the loop, and can be cancelled here."""
+STOP_REASONS = frozenset({"end_turn", "tool_use", "max_tokens", "stop_sequence", "content_filtered", "guardrail_intervened"})
 
 
 class ModelCall:
@@ -42,36 +43,39 @@ class ModelCall:
     __slots__ = ("_driver", "_spent", "assembly", "cycle", "heard", "started")
 
     def __init__(self, driver: TurnDriver, cycle: int, retried: ModelCall | None) -> None:
+        clock = driver.actor.cell.runtime.clock
         self._driver = driver
-        self.assembly = Assembly(driver.actor.cell.clock.new_id)
+        self.assembly = Assembly(clock.new_id)
         self.cycle = cycle
         self.heard: int | None = 0
-        self.started: float = driver.actor.cell.clock.monotonic() if retried is None else retried.started
+        self.started: float = clock.monotonic() if retried is None else retried.started
         self._spent = None if retried is None else retried.usage
 
     @property
     def usage(self) -> tuple[int, int, int]:
         """Input, output and total tokens, as far as the model said."""
-        read, written, total = self.assembly.usage
         if self._spent is None:
             return self.assembly.usage
+        read, written, total = self.assembly.usage
         return read + self._spent[0], written + self._spent[1], total + self._spent[2]
 
     async def run(self) -> Input:
         """Call the model to the end of its answer."""
-        limiter = self._driver.actor.model_limiter
-        if limiter is None:
+        if self._driver.actor.spec.model_concurrency is None:
             outcome = await attempt_foreign(self._consume())
         else:
-            async with limiter:
+            async with self._driver.actor.model_limiter:
                 outcome = await attempt_foreign(self._consume())
-        if isinstance(outcome, Failure):
+        if outcome is not None:
             return self._failed(outcome.error)
-        if self.assembly.stop_reason is None:
+        assembly = self.assembly
+        if assembly.stop_reason is None:
             return ModelFailed(ModelError("the model's stream ended without saying that the answer is complete"))
-        message, malformed = self.assembly.message()
-        _, written, total = self.assembly.usage
-        return ModelDone(message, _stop_reason(self.assembly.stop_reason), written, total, malformed)
+        message, malformed = assembly.message()
+        _, written, total = assembly.usage
+        # A provider's own stop reason is an end like any other.
+        stop_reason = assembly.stop_reason if assembly.stop_reason in STOP_REASONS else "end_turn"
+        return ModelDone(message, stop_reason, written, total, malformed)
 
     async def _consume(self) -> None:
         driver = self._driver
@@ -79,8 +83,8 @@ class ModelCall:
         serving = getattr(spec.model, "serving", None)
         if serving is not None:
             await actor.cell.runtime.service(spec.model, serving)
-        stream = spec.model.stream(actor.state.view.messages, system_prompt=spec.system_prompt, tool_specs=spec.tools.specs)
-        watchdog = actor.watchdog if driver.silence else None
+        stream = spec.model.stream(actor.writer.state.view.messages, system_prompt=spec.system_prompt, tool_specs=spec.tools.specs)
+        watchdog = None if spec.limits.stream_idle_seconds is None else actor.cell.runtime.resources.get(Watchdog) or actor.watchdog
         if watchdog is not None:
             watchdog.watch(driver)
         complete = False
@@ -105,7 +109,7 @@ class ModelCall:
         place = heard = 0
         async for chunk in stream:
             self.heard = heard = heard + 1
-            if not heard % BREATH:
+            if not heard & BREATH:
                 await anyio.lowlevel.checkpoint()
             if raw and (pending := publish(ModelChunk, turn_id, request_state, copy_of(chunk))) is not None:
                 await self._told(pending)
@@ -149,7 +153,7 @@ class ModelCall:
         if isinstance(error, ModelError):
             return ModelFailed(error)
         name = type(self._driver.actor.spec.model).__name__
-        bug = TurnFailed(f"the model {name} raised {type(error).__name__}, which is none of the errors a model may raise: {error}")
+        bug = TurnFailed(f"the model {name} raised what is none of the errors a model may raise: {in_words(error)}")
         bug.__cause__ = error
         return ModelFailed(bug)
 
@@ -158,8 +162,3 @@ class ModelCall:
         attempts = state.turn.attempts if isinstance(state, CallingModel | BackingOff) else 0
         backoff = THROTTLE_BACKOFF.delay(attempts + 1, self._driver.actor.cell.clock.random())
         return max(backoff, error.retry_after or 0.0)
-
-
-def _stop_reason(given: str) -> str:
-    """The provider's stop reason, as one of ours: an unknown one is an end like any other."""
-    return given if given in STOP_REASONS else "end_turn"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from ropewalk.actors.errors import InvalidConversation, InvalidPrompt, InvalidRequestState
 from ropewalk.actors.messages import Message
 from ropewalk.actors.validity import MAX_DEPTH, copied, door
+from ropewalk.runtime.backend import ANY_BACKEND, Wakeup
 from ropewalk.runtime.cell import Envelope
 from ropewalk.runtime.outcome import Outcome
 
@@ -41,9 +40,9 @@ class Prompt(Envelope):
         context_object: Any,
         *,
         owned: bool,
-        new_event: Callable[[], anyio.Event] = anyio.Event,
+        new_wakeup: Callable[[], Wakeup] = ANY_BACKEND.wakeup,
     ) -> None:
-        super().__init__(None, awaited=owned, new_event=new_event)
+        super().__init__(None, awaited=owned, new_wakeup=new_wakeup)
         self.prompt_id = prompt_id
         self.messages = messages
         self.request_state = request_state

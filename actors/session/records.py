@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TypeAlias
 
 import msgspec
@@ -13,14 +14,19 @@ __all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Opened", "Said", "Se
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A session came to be, as one of the spec named, with these entries in its view."""
+    """A session came to be, as one of the spec named, with these messages in its view: its entries 1, 2, ..."""
 
     spec: str
-    entries: tuple[Entry, ...] = ()
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The messages as the entries that they are."""
+        return tuple(map(Entry, count(1), self.messages))
 
 
 class Accepted(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A prompt was accepted: from here on it gets one outcome. `owned`: somebody waits for it, and it ends when they leave."""
+    """A prompt was accepted and waits: from here on it gets one outcome. `owned`: somebody waits for it, and it ends when they leave."""
 
     prompt_id: str
     messages: list[Message]
@@ -28,12 +34,16 @@ class Accepted(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class Begun(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A turn began with these prompts; `entries` join the view, and the first of them replaces entry `joins` (0: none)."""
+    """A turn began with these prompts; `entries` join the view, and the first of them replaces entry `joins` (0: none).
+
+    A prompt that found the session idle is accepted by this record, and has none of its own. `owned` is as it is there.
+    """
 
     turn_id: str
     prompt_ids: tuple[str, ...]
     entries: tuple[Entry, ...]
     joins: int = 0
+    owned: bool = True
 
 
 class Said(msgspec.Struct, frozen=True, tag=True, gc=False):

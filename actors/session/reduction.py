@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, estimate_all, has_policy, manage
+from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, has_policy, manage, remembering
 from ropewalk.actors.conversation.manager import policy_of
 from ropewalk.actors.errors import ContextWindowOverflow
 from ropewalk.actors.events import ReductionEnded, ReductionStarted, StepRestarted
@@ -16,9 +16,9 @@ from ropewalk.actors.messages import Message, tool_results
 from ropewalk.actors.session.records import Edited
 from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
-from ropewalk.actors.view import Edit, Entry, difference
+from ropewalk.actors.view import Edit, View
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, supervise
+from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, in_words, supervise
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
@@ -36,12 +36,13 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     """Make the view smaller because the model refused its size. What fails costs its own rung only."""
     actor = driver.actor
     view, spec = actor.state.view, actor.spec
-    before = estimate_all(view.messages)
+    count = remembering()
+    before = sum(map(count, view.messages))
     target = _target(effect, before)
     failures: list[str] = []
 
     def failed(rung: str, error: Exception) -> None:
-        failures.append(f"{rung}: {type(error).__name__}: {error}"[:300])
+        failures.append(f"{rung}: {in_words(error)}"[:300])
         if rung == MANAGER:
             _manager_failed(driver, error)
 
@@ -56,19 +57,22 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
             error=ContextWindowOverflow(tokens=effect.tokens, limit=effect.limit),
             skip_manager=driver.manager_failed,
             run_sync=_runner(driver),
+            count=count,
+            tokens=before,
             failed=failed,
         )
 
     await _publish(driver, ReductionStarted, "overflow", before, target)
-    outcome = await _within_budget(driver, climbing)
+    # What is shipped awaits nothing and is done before a deadline could be noticed: only a user's own code is watched over.
+    outcome = await (_within_budget(driver, climbing) if policy_of(actor.manager, "reduce") == "custom" else climbing())
     if isinstance(outcome, Failure):
         failed(MANAGER, outcome.error)  # only somebody else's manager can take that long or break the ladder
         reduction = await _shipped_only(driver, climbing)
     else:
         reduction = outcome
     if reduction is not None:
-        edit = difference(view.entries, reduction.messages, reduction.rung, actor.state.next_entry, driver.turn_id)
-        actor.writer.write(Edited(edit, _prompt_entry(edit, view.entries, reduction)))
+        edit = view.edit_to(reduction.messages, reduction.rung, actor.state.next_entry, driver.turn_id)
+        actor.writer.write(Edited(edit, _prompt_entry(edit, view, reduction)))
         actor.announce_edit(edit, driver.turn_id, driver.request_state)
     rung, after = (None, before) if reduction is None else (reduction.rung, reduction.tokens_after)
     actor.writer.announce(ReductionEnded, driver.turn_id, driver.request_state, rung, before, after, tuple(failures))
@@ -77,12 +81,15 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     return Reduced()
 
 
-def _prompt_entry(edit: Edit, entries: Sequence[Entry], reduction: Reduction) -> int:
+def _prompt_entry(edit: Edit, view: View, reduction: Reduction) -> int:
     """The number of the entry that holds the prompt once the edit is applied: a digest is put in front of it, in an entry of its own."""
     if not reduction.protected:
         return 0
     prompt = reduction.messages[min(reduction.protected)]
-    return next(entry.number for entry in (*entries, *(placed.entry for placed in edit.inserted)) if entry.message is prompt)
+    for placed in edit.inserted:
+        if placed.entry.message is prompt:
+            return placed.entry.number
+    return next(view.numbers[place] for place in range(len(view) - 1, -1, -1) if view.messages[place] is prompt)
 
 
 async def _within_budget(driver: TurnDriver, climbing: Any) -> Reduction | Failure | None:
@@ -113,11 +120,13 @@ def _target(effect: Reduce, before: int) -> int:
 def _protected(driver: TurnDriver) -> frozenset[int]:
     """What may not leave the view: the running turn's prompt, and the calls whose results the model has not seen."""
     state = driver.actor.state
-    entries = state.view.entries
+    messages, numbers = state.view.messages, state.view.numbers
     turn = state.turn
-    kept = {place for place, entry in enumerate(entries) if turn is not None and entry.number == turn.prompt_number}
-    last = len(entries) - 1
-    if last >= 1 and tool_results(entries[last].message):
+    last = len(messages) - 1
+    kept: set[int] = set()
+    if turn is not None:  # it stands near the end
+        kept.update(islice((place for place in range(last, -1, -1) if numbers[place] == turn.prompt_number), 1))
+    if last >= 1 and tool_results(messages[last]):
         kept |= {last, last - 1}
     return frozenset(kept)
 
@@ -125,10 +134,11 @@ def _protected(driver: TurnDriver) -> frozenset[int]:
 async def manage_after_turn(driver: TurnDriver) -> None:
     """The manager's policy after a finished turn; it never changes how the turn ends."""
     actor = driver.actor
-    if driver.finish is None or driver.finish.how != "finished" or unanswered(actor.state) or driver.manager_failed:
-        return
-    view = actor.state.view
+    view = actor.writer.state.view
+    # First what every turn is asked, and most go no further: whether the manager has anything to say.
     if not has_policy(actor.manager, len(view)):
+        return
+    if driver.finish is None or driver.finish.how != "finished" or unanswered(actor.state) or driver.manager_failed:
         return
     if policy_of(actor.manager, "apply") == "custom":
         await actor.writer.commit()  # it may take its time: what was said waits for it no longer than for the journal
@@ -144,7 +154,7 @@ async def manage_after_turn(driver: TurnDriver) -> None:
     elif isinstance(managed, Failure):
         _manager_failed(driver, managed.error)
     elif managed is not None:
-        edit = difference(view.entries, managed, "managed", actor.state.next_entry, driver.turn_id)
+        edit = view.edit_to(managed, "managed", actor.state.next_entry, driver.turn_id)
         actor.writer.write(Edited(edit))
         actor.announce_edit(edit, driver.turn_id, driver.request_state)
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import attrs
+import msgspec
 
-from ropewalk.actors.messages import Block, Message, assistant, error_result, tool_uses
+from ropewalk.actors.messages import Block, Message, assistant, calls_tools, error_result, tool_uses
 from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.state import OpenTurn, SessionState
 from ropewalk.actors.turn import How
@@ -30,8 +30,7 @@ IN_DOUBT = "The turn failed before this tool's result was known; it may or may n
 TURN_FAILED = "[turn failed]"
 
 
-@attrs.frozen
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How a turn ended, and what was under way: the `partial` answer worth keeping, the `raw` one, results of calls that were in."""
 
     how: How
@@ -41,7 +40,7 @@ class Ending:
     usage: tuple[int, int, int]
     partial: Message | None = None
     raw: Message | None = None
-    results: Mapping[str, Block] = attrs.field(factory=dict[str, Block])
+    results: Mapping[str, Block] = {}
     otherwise: str = INTERRUPTED
     """What calls without a result are answered with."""
 
@@ -54,9 +53,12 @@ def settle(state: SessionState, turn: OpenTurn, ending: Ending) -> Settled:
         closing = _closing(state, ending)
         undo = ending.how == "cancelled" and not turn.spoke and not closing
     edit = rearrangement(state.view.entries, turn.entries_before(state.view), ending.how) if undo else None
-    numbers = iter(range(state.next_entry, state.next_entry + len(closing) + 1))
-    entries = tuple(Entry(next(numbers), message, turn.turn_id) for message in closing)
-    aside = (Entry(next(numbers), ending.raw, turn.turn_id),) if ending.raw is not None and _is_news(state, ending.raw, closing) else ()
+    entries: tuple[Entry, ...] = ()
+    if closing:
+        entries = tuple(Entry(number, message, turn.turn_id) for number, message in enumerate(closing, state.next_entry))
+    aside: tuple[Entry, ...] = ()
+    if ending.raw is not None and _is_news(state, ending.raw, closing):
+        aside = (Entry(state.next_entry + len(closing), ending.raw, turn.turn_id),)
     return Settled(turn.turn_id, ending.how, ending.stop_reason, ending.error, ending.cycles, ending.usage, edit, entries, aside)
 
 
@@ -78,7 +80,7 @@ def _closing_failed(state: SessionState, ending: Ending) -> list[Message]:
 def _answered(state: SessionState) -> bool:
     """Whether the view ends in an answer that calls nothing: then nothing can come after it but a prompt."""
     last = state.view.last
-    return last is not None and last.message["role"] == "assistant" and not tool_uses(last.message)
+    return last is not None and last.message["role"] == "assistant" and not calls_tools(last.message)
 
 
 def _is_news(state: SessionState, raw: Message, closing: Sequence[Message]) -> bool:
@@ -102,4 +104,4 @@ def _results(calls: Sequence[Block], results: Mapping[str, Block], otherwise: st
 def unanswered(state: SessionState) -> bool:
     """Whether the view ends in calls without results."""
     last = state.view.last
-    return last is not None and bool(tool_uses(last.message))
+    return last is not None and calls_tools(last.message)

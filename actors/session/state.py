@@ -1,22 +1,24 @@
 """A session's state: the fold of its records, live and replayed alike.
 
-`SessionState.apply` is the only thing that changes it, so what a crash leaves behind and what was there before cannot
-differ by anything but the records that were lost.
+One table of functions, one for each kind of record, is the only thing that changes it, so what a crash leaves behind and
+what was there before cannot differ by anything but the records that were lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ropewalk.actors.messages import tool_uses
+import msgspec
+
+from ropewalk.actors.messages import Message
 from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Opened, Said, Settled, Withdrawn
 from ropewalk.actors.view import Entry, Transcript, View
 
 __all__ = ["OpenTurn", "SessionState", "transcribe"]
 
 
-class OpenTurn:
+class OpenTurn(msgspec.Struct, eq=False):
     """A turn that began and has not been settled.
 
     `start` is how long the view was before it, `joined` the entry its first message replaced, `before` the whole view
@@ -24,21 +26,25 @@ class OpenTurn:
     has answered in it, `acted` that an answer called tools; the view cannot be asked, since a reduction may take both away.
     """
 
-    __slots__ = ("acted", "before", "joined", "prompt_ids", "prompt_number", "spoke", "start", "turn_id")
+    turn_id: str
+    prompt_ids: tuple[str, ...]
+    start: int
+    joined: Entry | None
+    prompt_number: int
+    before: View | None = None
+    spoke: bool = False
+    acted: bool = False
 
-    def __init__(self, turn_id: str, prompt_ids: tuple[str, ...], start: int, joined: Entry | None, prompt_number: int) -> None:
-        self.turn_id = turn_id
-        self.prompt_ids = prompt_ids
-        self.start = start
-        self.joined = joined
-        self.prompt_number = prompt_number
-        self.before: list[Entry] | None = None
-        self.spoke = False
-        self.acted = False
+    def hear(self, answer: Message) -> None:
+        """The model has answered."""
+        self.spoke = True
+        for block in answer["content"]:
+            if "toolUse" in block:
+                self.acted = True
 
     def entries_before(self, view: View) -> list[Entry]:
         """The view as it was before the turn."""
-        kept = (view.entries if self.before is None else self.before)[: self.start]
+        kept = (view if self.before is None else self.before).entries[: self.start]
         return [*kept, self.joined] if self.joined is not None else kept
 
 
@@ -61,13 +67,24 @@ class SessionState:
         """Take one record in."""
         _FOLD[type(body)](self, body)
 
+    def recall(self, bodies: Sequence[Body]) -> None:
+        """Take many in, in order. Comes to what `apply` does, without what is worked out for an open turn and forgotten when it ends."""
+        place = len(bodies)
+        while place and type(bodies[place - 1]) is not Settled:
+            place -= 1
+        for body in bodies[:place]:
+            _FOLD_ENDED[type(body)](self, body)
+        for body in bodies[place:]:
+            _FOLD[type(body)](self, body)
+
     def is_waiting(self, prompt_id: str) -> bool:
         """Whether a prompt was accepted and has no turn yet."""
         return self.waiting is not None and prompt_id in self.waiting
 
     def _append(self, entry: Entry) -> None:
         self.view.append(entry)
-        self.next_entry = max(self.next_entry, entry.number + 1)
+        if entry.number >= self.next_entry:
+            self.next_entry = entry.number + 1
 
     def _opened(self, body: Opened) -> None:
         self.spec = body.spec
@@ -86,27 +103,29 @@ class SessionState:
                 self.waiting = None
 
     def _begun(self, body: Begun) -> None:
-        for prompt_id in body.prompt_ids:
-            self._no_longer_waiting(prompt_id)
-        joined = None
-        if body.joins:
-            joined = self.view.entries.pop()
-            self.view.messages.pop()
-        self.turn = OpenTurn(body.turn_id, body.prompt_ids, len(self.view), joined, body.entries[-1].number)
+        joined = self._taken_in(body)
+        self.turn = OpenTurn(body.turn_id, body.prompt_ids, len(self.view) - len(body.entries), joined, body.entries[-1].number)
+
+    def _taken_in(self, body: Begun) -> Entry | None:
+        """What a turn's beginning does to the view and the waiting prompts; returns the entry that was replaced."""
+        if self.waiting is not None:
+            for prompt_id in body.prompt_ids:
+                self._no_longer_waiting(prompt_id)
+        joined = self.view.pop() if body.joins else None
         for entry in body.entries:
             self._append(entry)
+        return joined
 
     def _said(self, body: Said) -> None:
-        self._append(body.entry)
-        turn, message = self.turn, body.entry.message
-        if turn is not None and message["role"] == "assistant":
-            turn.spoke = True
-            turn.acted = turn.acted or bool(tool_uses(message))
+        entry = body.entry
+        self._append(entry)
+        if self.turn is not None and entry.message["role"] == "assistant":
+            self.turn.hear(entry.message)
 
     def _edited(self, body: Edited) -> None:
         if self.turn is not None:
             if self.turn.before is None:
-                self.turn.before = list(self.view.entries)
+                self.turn.before = self.view.copy()
             if body.prompt:
                 self.turn.prompt_number = body.prompt
         self.view.apply(body.edit)
@@ -134,7 +153,7 @@ class SessionState:
         self._no_longer_waiting(body.prompt_id)
 
 
-_FOLD: dict[type[Body], Callable[[SessionState, Any], None]] = {
+_FOLD: dict[type[Body], Callable[[SessionState, Any], object]] = {
     Opened: SessionState._opened,
     Accepted: SessionState._accepted,
     Begun: SessionState._begun,
@@ -144,6 +163,9 @@ _FOLD: dict[type[Body], Callable[[SessionState, Any], None]] = {
     Settled: SessionState._settled,
     Withdrawn: SessionState._withdrawn,
 }
+
+_FOLD_ENDED: dict[type[Body], Callable[[SessionState, Any], object]] = {**_FOLD, Begun: SessionState._taken_in}
+"""The same for turns that are known to have ended: `turn` stays None, and the rest does nothing for it then."""
 
 
 def transcribe(transcript: Transcript, body: Body) -> None:

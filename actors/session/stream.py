@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, TurnEnded, TurnPaused
-from ropewalk.runtime.cell import Cell, messages_around, refuse_deadlock, waiting_for
+from ropewalk.runtime.cell import Cell, messages_around, refuse_deadlock, surroundings, waiting_for
 from ropewalk.runtime.channel import kinds_of
 from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.subscription import Subscription
@@ -23,13 +23,16 @@ OnLeave: TypeAlias = Literal["continue", "cancel"]
 """What leaving a stream before its end does to the turn."""
 
 BUFFER = 256
+LAST = frozenset({TurnEnded, TurnPaused})
+"""What a turn's events end with."""
 
 
 class TurnStream(Subscription):
     """The events of one prompt and its turn. Ends after `TurnEnded` or `TurnPaused`, then raises what failed the turn."""
 
-    def __init__(self, prompt: Prompt, kinds: frozenset[type[Event]] | None) -> None:
-        super().__init__(kinds, BUFFER, "coalesce", _already_there, _nothing_to_leave)
+    def __init__(self, cell: Cell, prompt: Prompt, kinds: frozenset[type[Event]] | None) -> None:
+        super().__init__(kinds, BUFFER, "coalesce", _already_there, _nothing_to_leave, cell.runtime.backend.wakeup)
+        self._cell = cell
         self._prompt = prompt
         self._over = False
 
@@ -40,17 +43,38 @@ class TurnStream(Subscription):
                 return None
         elif event.turn_id != self._prompt.turn_id:
             return None  # of a turn that a lost incarnation left open, and that is settled first
+        if self._last is None and not self._closed and len(self._events) < BUFFER:  # as in `Subscription.offer`, for a buffer never full
+            self._events.append(event)
+            if self._wake.waiting is not None:
+                self._wake.ring()
+            return None
         return super().offer(event)
 
     async def __anext__(self) -> Event:
+        if surroundings() and not self._prompt.outcome.settled:
+            return await self._next_within()
+        # A reader is woken once for all that has gathered, and takes that without a call for each event.
+        if not self._events or self._over:
+            return await self._next()
+        self._taken += 1
+        event = self._events.popleft()
+        # What is published after the end (that the prompt is settled) is for readers of the whole session.
+        self._over = type(event) in LAST
+        return event
+
+    async def _next_within(self) -> Event:
+        """The next event, for code of a turn, which may be this one."""
+        return await self._next()
+
+    async def _next(self) -> Event:
+        """The next event, waited for if need be."""
         if not self._over:
             try:
                 event = await super().__anext__()
             except StopAsyncIteration:
                 self._over = True
             else:
-                # What is published after the end (that the prompt is settled) is for readers of the whole session.
-                self._over = isinstance(event, TurnEnded | TurnPaused)
+                self._over = type(event) in LAST
                 return event
         error = await self._failure()
         if error is not None:
@@ -68,15 +92,9 @@ class TurnStream(Subscription):
 class WatchedTurn(TurnStream):
     """A turn's events for somebody who did not ask with `Session.stream`: each time they wait, they wait for the turn."""
 
-    def __init__(self, cell: Cell, prompt: Prompt, kinds: frozenset[type[Event]] | None) -> None:
-        super().__init__(prompt, kinds)
-        self._cell = cell
-
-    async def __anext__(self) -> Event:
-        if self._prompt.outcome.settled or not messages_around():
-            return await super().__anext__()
+    async def _next_within(self) -> Event:
         with waiting_for(self._cell, self._prompt):
-            return await super().__anext__()
+            return await self._next()
 
 
 class Turn:
@@ -137,59 +155,60 @@ class Turn:
             await self._prompt.outcome.wait_settled()
 
 
-class AskStream:
+class AskStream(TurnStream):
     """What `Session.stream` gives: ``async with session.stream("Hi") as events: async for event in events: ...``.
 
     The prompt is accepted on entering, after the events are subscribed to: none is missed. `turn` is the work's handle.
     """
 
-    def __init__(self, cell: Cell, prompt: Prompt, submit: Any, kinds: Iterable[type[Event]] | None, on_leave: OnLeave) -> None:
+    def __init__(self, cell: Cell, prompt: Prompt, submit: Callable[[], None], kinds: Iterable[type[Event]] | None, on_leave: OnLeave) -> None:
         if on_leave not in ("continue", "cancel"):
             raise InvalidOption(f"on_leave is 'continue' or 'cancel', not {on_leave!r}")
+        super().__init__(cell, prompt, kinds_of(kinds))
         self.turn = Turn(cell, prompt)
-        self._events = TurnStream(prompt, kinds_of(kinds))
         self._on_leave = on_leave
-        self._prompt = prompt
-        self._cell = cell
         self._submit = submit
+        self._entered = False
         self._waiting: AbstractContextManager[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._waiting is not None:
+        if self._entered:
             raise InvalidOption("this stream was entered before; session.stream(...) makes a new one for each prompt")
-        # Whoever is in the block waits for the turn, as far as others that wait for them are concerned.
-        self._waiting = waiting_for(self._cell, self._prompt)
-        self._waiting.__enter__()
+        self._entered = True
+        if messages_around():  # whoever is in the block waits for the turn, as far as others that wait for them are concerned
+            self._waiting = waiting_for(self._cell, self._prompt)
+            self._waiting.__enter__()
         try:
-            self._prompt.attach(self._events)
+            self._prompt.attach(self)
             self._submit()
-        except BaseException:
-            self._waiting.__exit__(None, None, None)
+        except BaseException as error:
+            self._no_longer_waiting()
+            self._prompt.outcome.fail(error)  # whoever holds the turn's handle learns it too
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         from ropewalk.actors.session.acceptance import withdraw
 
-        if self._waiting is not None:
-            self._waiting.__exit__(None, None, None)
+        self._no_longer_waiting()
         if self._on_leave == "cancel":
             withdraw(self._cell, self._prompt)
-        self._events.end()
+        self.end()
 
-    def __aiter__(self) -> Self:
-        return self
+    def _no_longer_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.__exit__(None, None, None)
 
-    async def __anext__(self) -> Event:
-        if self._waiting is None:
-            raise InvalidOption("the prompt is sent when the stream is entered: `async with session.stream(...) as events: async for event in events: ...`")
-        if not self._prompt.outcome.settled:
+    async def _next_within(self) -> Event:
+        if self._entered:
             refuse_deadlock(self._cell)  # whoever reads need not be who entered: it may be a tool of the turn
-        return await self._events.__anext__()
+        return await self._next()
 
-    def take(self) -> Event | None:
-        """The next event if one is there already, else None."""
-        return self._events.take()
+    async def _next(self) -> Event:
+        if not self._entered:
+            raise InvalidOption("the prompt is sent when the stream is entered: `async with session.stream(...) as events: async for event in events: ...`")
+        return await super()._next()
 
 
 def is_part_of(cell: Cell, prompt: Prompt) -> bool:

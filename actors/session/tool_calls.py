@@ -20,7 +20,7 @@ __all__ = ["run_calls"]
 async def run_calls(driver: TurnDriver, effect: RunTools) -> Input:
     """Run the calls to a result each. Results stand in `driver.results` the moment they are in, should the turn be cut off."""
     actor, turn_id, request_state = driver.actor, driver.turn_id, driver.request_state
-    publish = actor.writer.publisher.publish
+    publish, wanted = actor.writer.publisher.publish, actor.writer.publisher.wanted
     cycle = driver.call.cycle if driver.call is not None else driver.state.turn.cycle if isinstance(driver.state, RunningTools) else 0
 
     def make_context(tool_use: Block) -> ToolContext:
@@ -29,11 +29,13 @@ async def run_calls(driver: TurnDriver, effect: RunTools) -> Input:
         return ToolContext(actor.cell.id, turn_id, request_state, driver.context_object, key, tool_use)
 
     def started(tool_use: Block) -> Awaitable[None] | None:
-        return publish(ToolStarted, turn_id, request_state, copy_of(tool_use))
+        return publish(ToolStarted, turn_id, request_state, copy_of(tool_use) if wanted(ToolStarted) else tool_use)
 
     def ended(tool_use: Block, result: Block, seconds: float) -> Awaitable[None] | None:
         driver.tool_names += (tool_use["name"],)
         actor.ledger.tool(tool_use["name"], result["status"] == "success", seconds)
+        if not wanted(ToolEnded):  # copies are for readers, who might change what they are shown
+            return publish(ToolEnded, turn_id, request_state, tool_use, result, seconds)
         return publish(ToolEnded, turn_id, request_state, copy_of(tool_use), copy_of(result), seconds)
 
     def report(tool_use: Block, data: Any) -> Awaitable[None] | None:

@@ -12,17 +12,15 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import Any, TypeAlias
 
-import anyio
-
 from ropewalk.actors.events import Event
 from ropewalk.actors.session.records import Body
 from ropewalk.actors.session.state import SessionState
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.channel import HandlerFault
+from ropewalk.runtime.channel import HandlerFault, exit_in
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.journal import Claim, Commit
 from ropewalk.runtime.subscription import Subscription
-from ropewalk.runtime.supervision import Failure, attempt, contain
+from ropewalk.runtime.supervision import Failure, attempt, contain, in_words
 
 __all__ = ["Writer"]
 
@@ -40,7 +38,7 @@ class Writer:
     `outbox` holds the events that wait, None when there are none.
     """
 
-    __slots__ = ("_batches", "_cell", "_durable", "_epoch", "_number", "_pending", "_staged", "_telling", "_told", "broken", "outbox", "publisher", "state")
+    __slots__ = ("_batches", "_cell", "_durable", "_epoch", "_number", "_pending", "_staged", "_telling", "broken", "outbox", "publisher", "state")
 
     def __init__(self, cell: Cell, state: SessionState, claim: Claim) -> None:
         self._cell = cell
@@ -48,10 +46,9 @@ class Writer:
         self._number = claim.last
         self._batches = 0  # what is written and announced from one flush to the next is one
         self._durable = 0
-        self._staged: list[Body] = []
+        self._staged: tuple[Body, ...] = ()  # not a list: an idle session would keep an empty one
         self._pending: tuple[tuple[Commit, int], ...] = ()  # on their way to being durable, each with the batches that it ends
         self._telling = False
-        self._told: anyio.Event | None = None
         self.outbox: deque[News] | None = None
         self.broken: Exception | None = None
         self.state = state
@@ -92,15 +89,19 @@ class Writer:
     def write(self, body: Body) -> None:
         """Take a record into the state now; it goes to the journal with the next `flush` or `commit`."""
         self.state.apply(body)
-        self._staged.append(body)
+        self._staged += (body,)
 
     def announce(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> None:
         """Have an event published once everything written before the next flush is durable."""
-        self._put((self._batches, kind, turn_id, request_state, fields, None))
+        if self.outbox is None:
+            self.outbox = deque()
+        self.outbox.append((self._batches, kind, turn_id, request_state, fields, None))
 
     def announce_apart(self, streams: tuple[Subscription, ...], kind: type[Event], *fields: Any) -> None:
         """Announce an event that says nothing of the view and the running turn, and that these streams hear of too."""
-        self._put((self._batches, kind, None, None, fields, streams))
+        if self.outbox is None:
+            self.outbox = deque()
+        self.outbox.append((self._batches, kind, None, None, fields, streams))
 
     def flush(self) -> Commit | None:
         """Hand what was written to the journal. What comes back is to be waited for; None: all is durable.
@@ -109,13 +110,19 @@ class Writer:
         """
         if self.broken is not None:
             raise self.broken
+        flushed = self._flush()
+        if isinstance(flushed, Failure):
+            raise flushed.error
+        return flushed
+
+    def _flush(self) -> Commit | Failure | None:
         self._batches += 1
         if self._staged:
-            written = contain(self._cell.journal.append, self._cell.id, self._epoch, self._number + 1, tuple(self._staged))
+            written = contain(self._cell.journal.append, self._cell.id, self._epoch, self._number + 1, self._staged)
             if isinstance(written, Failure):
-                raise self._break(written.error)
+                return Failure(self._break(written.error))
             self._number += len(self._staged)
-            self._staged.clear()
+            self._staged = ()
             if written is not None:
                 self._pending += ((written, self._batches),)
         if self._pending:
@@ -137,30 +144,78 @@ class Writer:
             if self.outbox is None:  # else more was written while handlers were told
                 return
 
-    async def commit_whole(self) -> None:
-        """As `commit`, where no turn is left that a handler could fail: when one does, the others are told all the same."""
-        while isinstance(done := await attempt(self.commit()), Failure):
+    def begin_commit(self) -> Awaitable[None] | None:
+        """`commit`, as far as it goes without waiting: what comes back must be awaited, and raises what goes wrong; None: all is done.
+
+        In memory, with handlers that are plain functions, nothing of a commit waits. A turn has two, and a coroutine that
+        does not wait costs as much as what it does.
+        """
+        if self.broken is None and self._flush() is None:
+            if self.outbox is None:
+                return None
+            pending = self._publish()
+            if pending is not None:
+                return self._commit_after(pending)
+            if self.outbox is None:
+                return None
+        return self.commit()
+
+    async def commit_whole(self, begun: Awaitable[None] | None = None) -> None:
+        """As `commit`, where no turn is left that a handler could fail: when one does, the others are told all the same.
+
+        Raises the `SystemExit` that a handler asked for, once all are told.
+        """
+        left: SystemExit | None = None
+        while isinstance(done := await attempt(begun or self.commit()), Failure):
             if not isinstance(done.error, HandlerFault):
                 raise done.error
+            left, begun = left or exit_in(done.error), None
+        if left is not None:
+            raise left
 
     async def publish_news(self) -> None:
         """Publish what was announced and is durable, in order. An event is taken off before it goes out, so it never goes out twice."""
-        publisher, self._telling = self.publisher, True
+        while (pending := self._publish()) is not None:
+            await self._tell(pending)
+
+    async def _commit_after(self, telling: Awaitable[None]) -> None:
+        await self._tell(telling)
+        await self.commit()
+
+    async def _tell(self, telling: Awaitable[None]) -> None:
         try:
-            while self.outbox and self.outbox[0][0] < self._durable:
+            await telling
+        finally:
+            self._have_told()
+
+    def _publish(self) -> Awaitable[None] | None:
+        """Publish news up to the first that somebody makes us wait for, which is to be awaited by `_tell`; None: all of it."""
+        publisher, self._telling = self.publisher, True
+        pending: Awaitable[None] | None = None
+        quiet = publisher.quiet  # to most of what a turn announces nobody listens
+        try:
+            while self.outbox and self.outbox[0][0] < self._durable and pending is None:
                 _, kind, turn_id, request_state, fields, streams = self.outbox.popleft()
+                if quiet.get(kind) == () and not streams:
+                    publisher.seq += 1
+                    continue
                 if streams:
                     publisher.streams += streams
                 pending = publisher.publish(kind, turn_id, request_state, *fields)
                 if streams:
                     publisher.streams = tuple(stream for stream in publisher.streams if stream not in streams)
-                if pending is not None:
-                    await pending
+                quiet = quiet and publisher.quiet
         finally:
-            if not self.outbox:
-                self.outbox = None
-            self._telling = False
-            self.wake()
+            if pending is None:
+                self._have_told()
+        return pending
+
+    def _have_told(self) -> None:
+        if not self.outbox:
+            self.outbox = None
+        self._telling = False
+        if self._cell.told is not None:
+            self._cell.wake()
 
     @property
     def is_behind(self) -> bool:
@@ -171,15 +226,7 @@ class Writer:
         """What to wait for before the state shows nothing but what readers have heard of, None when it is so now."""
         if not self.is_behind or not self._cell.busy:
             return None
-        if self._told is None:
-            self._told = anyio.Event()
-        return self._told.wait()
-
-    def wake(self) -> None:
-        """Have those look again who wait for what is untold."""
-        if self._told is not None:
-            self._told.set()
-            self._told = None
+        return self._cell.wait_told()
 
     def move_to(self, cell: Cell, claim: Claim) -> bool:
         """Write for another cell from now on, under its claim; False when the log is not where this writer left it."""
@@ -187,11 +234,6 @@ class Writer:
             return False
         self._cell, self._epoch, self.publisher = cell, claim.epoch, cell.publisher
         return True
-
-    def _put(self, news: News) -> None:
-        if self.outbox is None:
-            self.outbox = deque()
-        self.outbox.append(news)
 
     async def _make_durable(self) -> None:
         try:
@@ -224,7 +266,7 @@ class Writer:
             if isinstance(error, JournalUnavailable | Fenced):
                 self.broken = error
             else:
-                self.broken = JournalUnavailable(f"the journal failed: {type(error).__name__}: {error}")
+                self.broken = JournalUnavailable(f"the journal failed: {in_words(error)}")
                 self.broken.__cause__ = error
             if self._cell.actor is not None and not self._cell.busy:
                 self._cell.drop_actor()

@@ -8,13 +8,17 @@ import os
 import tracemalloc
 from collections.abc import Iterable, Sequence
 
+import anyio
 import attrs
 
 from ropewalk.actors.spec import AgentSpec
 from ropewalk.actors.testing import ScriptedModel
+from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["Figures", "Life", "cpu_seconds", "idle_bytes", "percentile"]
+__all__ = ["Figures", "Lag", "Life", "cpu_seconds", "idle_bytes", "percentile"]
+
+LOOKED_AFTER = 0.002
 
 
 @attrs.frozen(kw_only=True)
@@ -47,6 +51,27 @@ def cpu_seconds() -> float:
     """Processor seconds this process has taken so far, as exact as the system counts them."""
     spent = os.times()
     return spent.user + spent.system
+
+
+@attrs.define
+class Lag:
+    """How far an event loop lags, in seconds, once for each time that was looked.
+
+    `late` is how much later than asked it came back, which says as much about the machine and who else uses it; `worked` is
+    what its own thread had of a processor meanwhile, and so the most it can have been kept from others.
+    """
+
+    late: list[float] = attrs.field(factory=list[float])
+    worked: list[float] = attrs.field(factory=list[float])
+
+    async def watch(self) -> None:
+        """Look a few hundred times a second, for ever."""
+        clock = Clock()
+        while True:
+            asked, before = clock.stopwatch(), clock.processor()
+            await anyio.sleep(LOOKED_AFTER)
+            self.late.append(max(0.0, clock.stopwatch() - asked - LOOKED_AFTER))
+            self.worked.append(clock.processor() - before)
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,6 +94,23 @@ class Screen:
             for number, piece in enumerate(textwrap.wrap(line, self.console.width - INDENT - 2, subsequent_indent="  ") or [""]):
                 self._print(Text.assemble(" " * INDENT, ("→ " if number == 0 else "  ", "bold green"), piece))
 
+    @contextmanager
+    def streamed(self) -> Generator[Callable[[str], None]]:
+        """What comes in pieces, shown as it comes, in whole words; the block is given what takes a piece."""
+        words = _Words(self._bare, self.console.width - INDENT - 2)
+        self._bare(Text.assemble(" " * INDENT, ("→ ", "bold green")))
+        try:
+            yield words.take
+        finally:
+            words.finish()
+
+    def _bare(self, text: Text) -> None:
+        self.console.print(text, end="", soft_wrap=True)
+
+    def took(self, seconds: float) -> None:
+        """How long something small within a part took."""
+        self._print(Text(f"{' ' * INDENT}  {seconds:.1f} s", style="dim"))
+
     def good(self, text: str) -> None:
         """Something that was checked and is as it should be."""
         self._marked("✓", "bold green", text)
@@ -102,13 +119,14 @@ class Screen:
         """Something that is missing or wrong."""
         self._marked("✗", "bold red", text)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, footer: Sequence[str] | None = None) -> None:
-        """A table: the first column to the left, the others to the right."""
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, footer: Sequence[str] | None = None, right: Container[int] | None = None) -> None:
+        """A table: the first column to the left and the others, or those of the numbers in `right`, to the right."""
+        right = range(1, len(columns)) if right is None else right
         table = Table(box=SIMPLE, show_footer=footer is not None, padding=(0, 1, 0, 0), header_style="bold", footer_style="bold")
         for place, column in enumerate(columns):
-            table.add_column(column, footer[place] if footer else "", justify="right" if place else "left", no_wrap=True)
+            table.add_column(column, footer[place] if footer else "", justify="right" if place in right else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         self.console.print(Padding(table, (0, 0, 0, INDENT - 1), expand=False))
 
     @contextmanager
@@ -131,6 +149,40 @@ class Screen:
     def _print(self, text: Text) -> None:
         # A terminal that is too narrow breaks a line better than we could: what is copied from it is still one line.
         self.console.print(text, soft_wrap=True)
+
+
+class _Words:
+    """Breaks text into lines that comes in pieces, wherever the pieces end."""
+
+    def __init__(self, show: Callable[[Text], None], width: int) -> None:
+        self._show = show
+        self._width = width
+        self._column = 0
+        self._word = ""
+
+    def take(self, piece: str) -> None:
+        """Show what is complete of it."""
+        for letter in piece:
+            if letter.isspace():
+                self._end_word()
+            else:
+                self._word += letter
+
+    def finish(self) -> None:
+        """Show the rest, and end the line."""
+        self._end_word()
+        self._show(Text("\n"))
+
+    def _end_word(self) -> None:
+        if not self._word:
+            return
+        if self._column and self._column + 1 + len(self._word) > self._width:
+            self._show(Text("\n" + " " * (INDENT + 2)))
+            self._column = 0
+        shown = f"{' ' if self._column else ''}{self._word}"
+        self._show(Text(shown))
+        self._column += len(shown)
+        self._word = ""
 
 
 class Bar:

@@ -6,8 +6,9 @@ and run ``YourMachine.TestCase``. A failing run is shrunk to the shortest sequen
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import hypothesis.strategies as st
@@ -15,7 +16,18 @@ import trio
 import trio.testing
 
 from ropewalk.actors.errors import ContextWindowOverflow, ModelError, ModelThrottled
-from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, Snapshot, TurnEnded, TurnStarted
+from ropewalk.actors.events import (
+    Event,
+    MessageAdded,
+    PromptAccepted,
+    PromptSettled,
+    SessionActivated,
+    Snapshot,
+    TextDelta,
+    ToolEnded,
+    TurnEnded,
+    TurnStarted,
+)
 from ropewalk.actors.messages import Message
 from ropewalk.actors.result import AgentResult
 from ropewalk.actors.session.handle import Session
@@ -35,6 +47,32 @@ from ropewalk.runtime.supervision import Backoff, RestartPolicy
 
 __all__ = ["Asked", "SessionMachine", "replies"]
 
+Rudeness: TypeAlias = Literal["fail", "crash", "exit"]
+"""How somebody's code misbehaves: with an exception, with what is none (as extension modules panic), or by leaving the process."""
+
+
+class Panic(BaseException):
+    """What an extension module may raise: no `Exception`, and no wish to exit either."""
+
+
+class Wordless(RuntimeError):
+    """An exception that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise AttributeError("args")
+
+
+def misbehave(rudeness: Rudeness) -> None:
+    """Do it."""
+    if rudeness == "exit":
+        raise SystemExit(3)
+    raise Panic("panicked") if rudeness == "crash" else Wordless
+
+
+def panic(messages: Sequence[Message]) -> Script:
+    """A step of a script: the model panics."""
+    raise Panic("panicked")
+
 
 @attrs.define(eq=False)
 class Asked:
@@ -50,11 +88,11 @@ class Asked:
 
 
 @tool
-async def work(seconds: float = 0.0, fail: bool = False) -> str:
-    """Work for some seconds, then say so, or fail."""
+async def work(seconds: float = 0.0, rudeness: Rudeness | None = None) -> str:
+    """Work for some seconds, then say so, or misbehave."""
     await trio.sleep(seconds)
-    if fail:
-        raise RuntimeError("the tool failed")
+    if rudeness is not None:
+        misbehave(rudeness)
     return "worked"
 
 
@@ -66,13 +104,14 @@ async def note(key: str, context: ToolContext) -> str:
 
 
 TOOLS = (work, note)
+RUDENESS: st.SearchStrategy[Rudeness] = st.sampled_from(["fail", "crash", "exit"])
 
 
 def replies() -> st.SearchStrategy[Script]:
     """What a model may do next: answer, reason, call tools well or badly, be slow, be throttled, overflow, die at once or in mid-answer."""
     texts = st.sampled_from(["", "yes", "one two three", "a longer answer of several words"])
     calls = st.one_of(
-        st.builds(ToolUse, st.just("work"), st.fixed_dictionaries({}, optional={"seconds": st.sampled_from([0.0, 1.0, 100.0]), "fail": st.booleans()})),
+        st.builds(ToolUse, st.just("work"), st.fixed_dictionaries({}, optional={"seconds": st.sampled_from([0.0, 1.0, 100.0]), "rudeness": RUDENESS})),
         st.builds(ToolUse, st.just("note"), st.fixed_dictionaries({"key": st.sampled_from("ab")})),
         st.just(ToolUse("unknown")),
         st.just(ToolUse("work", "{not json")),
@@ -96,14 +135,15 @@ def replies() -> st.SearchStrategy[Script]:
         stop_reason=st.sampled_from([None, None, None, "max_tokens", "content_filtered", "what"]),
         error=st.one_of(st.none(), st.none(), errors),
     )
-    return st.one_of(texts, answers, errors)
+    return st.one_of(texts, answers, errors, st.just(panic))
 
 
 class SessionMachine(TrioStateMachine):
     """Two sessions of one agent under random use. Override `make_spec` to try your own tools, handlers, managers or model.
 
     `events` are those a reader of everything got, `asked` the prompts sent, `script` what the model will do next (it says
-    "ok" when there is nothing), `faults` what goes wrong with the next journal writes.
+    "ok" when there is nothing), `faults` what goes wrong with the next journal writes, `rude` how a handler takes the next event
+    of a kind.
     """
 
     names: Sequence[str] = ("one", "two")
@@ -112,6 +152,8 @@ class SessionMachine(TrioStateMachine):
         super().__init__()
         self.script: list[Script] = []
         self.faults: list[Fault] = []
+        self.rude: dict[type[Event], Rudeness | None] = {}
+        self.is_journal_whole = True
         self.asked: list[Asked] = []
         self.events: list[Event] = []
         self.late: list[tuple[str, Subscription, list[Event], str]] = []
@@ -138,19 +180,24 @@ class SessionMachine(TrioStateMachine):
         self.runtime = Runtime(self.journal, clock=VirtualClock(seed), sync_calls="inline", restart=restart, replay=50, grace=1000.0)
         await self.runtime.__aenter__()
         spec = self.make_spec()
+        self.runtime.add_handler(self.handle, sessions=self.names[0])
+        self.runtime.add_handler(self.handle_later, sessions=self.names[1], on_error="fail_turn")
         self.reader = self.runtime.events.subscribe(buffer=100_000, overflow="disconnect")
         await self.reader.__aenter__()
         self.sessions = [await self.runtime.open(name, spec) for name in self.names]
 
     def teardown(self) -> None:
         """Let everything come to its end, check that every prompt got its one outcome, and close."""
-        if hasattr(self, "sessions"):
-            self.loop.run(self._finish)
-        super().teardown()
+        try:
+            if hasattr(self, "sessions"):
+                self.loop.run(self._finish)
+        finally:  # a law that fails in the end must leave no run behind: the next example begins one
+            super().teardown()
 
     async def _finish(self) -> None:
         self.faults.clear()
         self.script.clear()
+        self.rude.clear()
         await self.runtime.__aexit__(None, None, None)
         await trio.testing.wait_all_tasks_blocked()
         self._drain()
@@ -198,6 +245,22 @@ class SessionMachine(TrioStateMachine):
     async def break_journal(self, fault: Fault, after: int) -> None:
         """A journal write to come will fail."""
         self.faults.extend((*(None for _ in range(after)), fault))
+        self.is_journal_whole = False
+
+    @arule(
+        kind=st.sampled_from([TurnStarted, TextDelta, MessageAdded, ToolEnded, TurnEnded, PromptAccepted, PromptSettled, SessionActivated]),
+        rudeness=RUDENESS | st.just(None),
+    )
+    async def be_rude(self, kind: type[Event], rudeness: Rudeness | None) -> None:
+        """A handler will misbehave when it is called with the next event of a kind, or (None) only take its time."""
+        self.rude[kind] = rudeness
+
+    @arule(which=st.integers(0, 1), patience=st.sampled_from([0.0, 0.5, 2.0]))
+    async def look(self, which: int, patience: float) -> None:
+        """Somebody reads the history, which may bring the session back, and does not wait for long."""
+        with trio.move_on_after(patience):
+            with contextlib.suppress(JournalUnavailable, SystemExit):
+                await self.sessions[which].messages()
 
     @arule(which=st.integers(0, 1), record=st.booleans())
     async def call_tool(self, which: int, record: bool) -> None:
@@ -217,7 +280,7 @@ class SessionMachine(TrioStateMachine):
         subscription = self.runtime.events.subscribe(sessions=session.id, after=cursor, buffer=100_000, overflow="disconnect")
         try:
             await subscription.__aenter__()
-        except JournalUnavailable:
+        except (JournalUnavailable, SystemExit):  # the latter where it brings the session back, and a handler takes that ill
             return
         self.late.append((session.id, subscription, [], cursor))
 
@@ -233,6 +296,14 @@ class SessionMachine(TrioStateMachine):
                 assert not view or is_valid(view) or is_open(view), view
                 if session.status == "idle":
                     assert not view or is_valid(view), view
+
+    @ainvariant()
+    async def nothing_waits_in_an_idle_session(self) -> None:
+        """A prompt that is recorded as waiting does wait."""
+        for session in getattr(self, "sessions", ()):
+            actor = session._actor
+            if actor is not None and session.status == "idle" and actor.writer.broken is None:
+                assert actor.state.waiting is None, actor.state.waiting
 
     @ainvariant()
     async def live_is_replayed(self) -> None:
@@ -289,8 +360,26 @@ class SessionMachine(TrioStateMachine):
         accepted = {event.prompt_id for event in self.events if isinstance(event, PromptAccepted)}
         assert len(settled) == len(set(settled)), "a prompt was settled twice"
         assert set(settled) <= accepted, "a prompt was settled that was never accepted"
+        if self.is_journal_whole:  # else what was left open is settled by the next message, which may never come
+            assert set(settled) == accepted, "a prompt was never settled"
+            assert not any(running.values()), "a turn never ended"
+            assert not any(session.statistics().restarts for session in self.sessions), "somebody else's code cost an incarnation"
 
     # How the rules do it.
+
+    def handle(self, event: Event) -> None:
+        """The handler of the first session, which misbehaves where it was told to."""
+        rudeness = self.rude.pop(type(event), None)
+        if rudeness is not None:
+            misbehave(rudeness)
+
+    async def handle_later(self, event: Event) -> None:
+        """The handler of the second, which does the same a moment later."""
+        if type(event) in self.rude:
+            rudeness = self.rude.pop(type(event))
+            await trio.sleep(1.0)
+            if rudeness is not None:
+                misbehave(rudeness)
 
     async def _ask(self, asked: Asked) -> None:
         with asked.scope:
@@ -301,6 +390,8 @@ class SessionMachine(TrioStateMachine):
                 asked.error = error
                 asked.outcomes += 1
                 assert isinstance(error, ModelError | MailboxFull | JournalUnavailable | Quarantined) or type(error).__name__ == "TurnFailed", error
+            except SystemExit:
+                asked.outcomes += 1
         if asked.scope.cancelled_caught:
             asked.left = True
             asked.outcomes += 1
@@ -312,14 +403,14 @@ class SessionMachine(TrioStateMachine):
                     reads -= 1
                     if reads <= 0:
                         break
-        except RopewalkError:
+        except (RopewalkError, SystemExit):
             pass
 
     async def _call_tool(self, asked: Asked, record: bool) -> None:
         try:
             result = await asked.session.call_tool("work", {"seconds": 1.0}, record=record)
             assert result["status"] == "success"
-        except RopewalkError:
+        except (RopewalkError, SystemExit):
             pass
 
     def _drain(self) -> None:

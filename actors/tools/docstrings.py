@@ -6,8 +6,6 @@ import inspect
 import re
 from collections.abc import Sequence
 
-import docstring_parser
-
 from ropewalk.runtime.supervision import Failure, contain
 
 __all__ = ["parameter_texts", "without_parameters"]
@@ -20,6 +18,8 @@ _FIELD = re.compile(r":(param|parameter|arg|argument|key|keyword|type)\s[^:]*:")
 
 def parameter_texts(docstring: str) -> dict[str, str]:
     """The description of each parameter a Google, NumPy or reST docstring describes, on one line."""
+    import docstring_parser  # here, because only programs with tools need it
+
     parsed = contain(docstring_parser.parse, docstring)
     if isinstance(parsed, Failure):
         return {}

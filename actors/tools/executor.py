@@ -45,6 +45,7 @@ __all__ = ["MakeContext", "run_tool", "run_tools"]
 T = TypeVar("T")
 
 MakeContext: TypeAlias = Callable[[Block], ToolContext]
+MakeScope: TypeAlias = Callable[[], Any]
 Report: TypeAlias = Callable[[Any], Awaitable[object] | None]
 
 _CONTAINERS = (dict, list)
@@ -139,40 +140,46 @@ def _block(tool_use_id: str, tool: Tool, outcome: Any) -> Block:
 
 async def _outcome(tool: Tool, arguments: dict[str, Any], context: ToolContext, limits: ToolLimits, report: Report | None) -> Any:
     """What a call comes to: a value, a `Failure` or an `_Odd`."""
-    deadline = None if tool.timeout is None else anyio.current_time() + tool.timeout
+    scope = _scopes(tool, limits)
     place = limits.place_for(tool)
     if place is None:
-        return await _followed(contain(tool.call, arguments, context), context, deadline, report)
+        return await _followed(contain(tool.call, arguments, context), context, scope, report)
     try:
-        entered = await _contact(place.enter(), context, deadline)
+        entered = await _contact(place.enter(), context, scope)
         if entered is not None:
             return entered
         if place.threaded:
-            value = await _contact(place.in_thread(tool.call, arguments, context), context, deadline)
+            value = await _contact(place.in_thread(tool.call, arguments, context), context, scope)
         else:
             value = contain(tool.call, arguments, context)
-        return await _followed(value, context, deadline, report)
+        return await _followed(value, context, scope, report)
     finally:
         place.leave()
 
 
-async def _followed(value: Any, context: ToolContext, deadline: float | None, report: Report | None) -> Any:
+def _scopes(tool: Tool, limits: ToolLimits) -> MakeScope:
+    """Makes the scopes of one call: all of them end when the tool's time is up."""
+    backend = limits.backend
+    return backend.scope if tool.timeout is None else partial(backend.scope, deadline=backend.now() + tool.timeout)
+
+
+async def _followed(value: Any, context: ToolContext, scope: MakeScope, report: Report | None) -> Any:
     """What a call returned, awaited if it is awaitable and iterated if it is then iterable, whatever kind of callable returned it."""
     if type(value) in _PLAIN:
         return value
     if inspect.isawaitable(value):
-        value = await _contact(value, context, deadline)
-    if isinstance(value, AsyncIterator):
+        value = await _contact(value, context, scope)
+    if type(value) not in _PLAIN and isinstance(value, AsyncIterator):
         items: AsyncIterator[Any] = value
-        value = await _last_item(items, context, deadline, report)
+        value = await _last_item(items, context, scope, report)
     return value
 
 
-async def _last_item(items: AsyncIterator[Any], context: ToolContext, deadline: float | None, report: Report | None) -> Any:
+async def _last_item(items: AsyncIterator[Any], context: ToolContext, scope: MakeScope, report: Report | None) -> Any:
     last: Any = _Odd.NO_ITEM
     try:
         while True:
-            item = await _contact(_next(items), context, deadline)
+            item = await _contact(_next(items), context, scope)
             if isinstance(item, Failure) and isinstance(item.error, StopAsyncIteration):
                 return last
             if isinstance(item, Failure | _Odd):
@@ -181,7 +188,7 @@ async def _last_item(items: AsyncIterator[Any], context: ToolContext, deadline: 
                 await _tell(report, last)
             last = item
     finally:
-        await _contact(_closed(items), context, deadline)
+        await _contact(_closed(items), context, scope)
 
 
 async def _next(items: AsyncIterator[Any]) -> Any:
@@ -193,10 +200,10 @@ async def _closed(items: Any) -> None:
         await items.aclose()
 
 
-async def _contact(work: Awaitable[T], context: ToolContext, deadline: float | None) -> T | Failure | _Odd:
+async def _contact(work: Awaitable[T], context: ToolContext, scope: MakeScope) -> T | Failure | _Odd:
     """Await a piece of a tool's work until the deadline; never raises but cancellation that is meant for us, and exits."""
     try:
-        with guarded(anyio.CancelScope() if deadline is None else anyio.CancelScope(deadline=deadline)):
+        with guarded(scope()):
             try:
                 return await attempt(work)
             except anyio.get_cancelled_exc_class():
@@ -256,10 +263,12 @@ async def run_tools(
     """
     keys = call_keys(tool_uses)
 
+    now = limits.backend.now
+
     async def call(key: str, tool_use: Block, tell: Report | None) -> tuple[Block, float]:
-        begun = anyio.current_time()
+        begun = now()
         outcomes[key] = block = await run_tool(registry, tool_use, make_context, limits=limits, report=tell)
-        return block, anyio.current_time() - begun
+        return block, now() - begun
 
     if len(keys) == 1:
         [tool_use] = tool_uses

@@ -19,6 +19,7 @@ import attrs
 from anyio import CapacityLimiter, WouldBlock
 
 from ropewalk.actors.tools.tool import Tool
+from ropewalk.runtime.backend import ANY_BACKEND, Backend
 from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.supervision import contain
 
@@ -36,9 +37,11 @@ class ToolLimits:
 
     :param threads: how many sync tools may run at once, each in a worker thread. None runs them in line, in the event loop,
         so that virtual time and seeds hold: for tests only.
+    :param backend: what the event loop gives, as far as that is known.
     """
 
     threads: int | None = attrs.field(default=40, validator=_threads)
+    backend: Backend = attrs.field(default=ANY_BACKEND, kw_only=True, repr=False)
     _pool: CapacityLimiter | None = attrs.field(default=None, init=False, repr=False)
     _by_tool: WeakKeyDictionary[Tool, CapacityLimiter] = attrs.field(factory=WeakKeyDictionary[Tool, CapacityLimiter], init=False, repr=False)
 

@@ -6,14 +6,15 @@ order stays and the id comes last. The error texts are those that models are use
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from ropewalk.actors.messages import Block, copy_of, error_result
+from ropewalk.actors.messages import Block, error_result
 from ropewalk.actors.tools.tool import Errors, is_tool_name
-from ropewalk.actors.validity import BLANK, INTERRUPTED, MAX_DEPTH, is_dict, is_list
+from ropewalk.actors.validity import BLANK, INTERRUPTED, MAX_DEPTH, deeper_than, is_dict, is_list
 from ropewalk.runtime.supervision import Failure, contain
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "unreadable_input_result",
 ]
 
+_BYTES = (bytes, bytearray, memoryview)
 _DATA_BLOCKS = ("json", "image", "document", "video")
 _RESULT_DEPTH = MAX_DEPTH - 10
 """How deep the data of a tool's own block may be nested, so that the message around it stays within what can be copied."""
@@ -83,15 +85,22 @@ def _own_block(block: Any) -> Block | None:
     [(key, body)] = block.items()
     if key == "text" and isinstance(body, str):
         return {"text": _encodable(str.__str__(body)) or BLANK}
-    if key not in _DATA_BLOCKS or _deeper_than(_RESULT_DEPTH, body):
+    if key not in _DATA_BLOCKS:
         return None
     encoded = msgspec.json.encode(body)
-    return {key: msgspec.json.decode(encoded) if key == "json" else copy_of(body)}
+    data = msgspec.json.decode(encoded) if key == "json" else _data(msgspec.to_builtins(body, builtin_types=_BYTES, str_keys=True))
+    return None if deeper_than(_RESULT_DEPTH, data) else {key: data}
 
 
-def _deeper_than(levels: int, value: Any) -> bool:
-    inner = value.values() if is_dict(value) else value if is_list(value) else ()
-    return bool(inner) and (levels <= 0 or any(_deeper_than(levels - 1, item) for item in inner))
+def _data(value: Any) -> Any:
+    """Builtin data as a message may hold it: in dicts and lists, and bytes as such, whatever the tool had them in."""
+    if is_dict(value):
+        return {key: _data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_data(inner) for inner in value]
+    if isinstance(value, _BYTES):
+        return bytes(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # as JSON text has it
 
 
 def _as_text(value: Any) -> str:

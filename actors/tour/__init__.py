@@ -1,4 +1,4 @@
-"""The tour: everything this part of Ropewalk promises, shown on one screen in under a minute.
+"""The tour: everything this part of Ropewalk promises, shown in a minute or two.
 
 Each part runs for real and is checked as it runs; what differs from what it should be is a sentence at the end and a
 nonzero exit status. Nothing here is imported by the library.

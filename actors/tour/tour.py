@@ -12,8 +12,11 @@ import anyio
 import attrs
 
 import ropewalk
+from ropewalk.actors.errors import NoModel
+from ropewalk.actors.models.embedded.packages import model_file
 from ropewalk.actors.terminal.figures import Figures
 from ropewalk.actors.terminal.screen import Screen
+from ropewalk.actors.tour import embedded
 from ropewalk.actors.tour.conversations import Missing, load, show_conversations
 from ropewalk.actors.tour.crowd import PAUSES, show_crowd
 from ropewalk.actors.tour.overflow import show_overflow
@@ -36,6 +39,7 @@ class TourOptions:
     :param pace: seconds between two pieces of an answer then.
     :param limit: how many conversations of each set are played; None is all.
     :param conversations: whether any are.
+    :param model: whether the embedded model is shown.
     :param folder: where the conversations are installed; None is where the Makefile puts them.
     """
 
@@ -44,6 +48,7 @@ class TourOptions:
     pace: float = 0.25
     limit: int | None = None
     conversations: bool = True
+    model: bool = True
     folder: Path | None = None
 
 
@@ -62,9 +67,11 @@ class _Tour:
     def run(self) -> list[str]:
         """All parts, whatever becomes of one of them."""
         self._greet()
-        parts = [self._steps, self._overflow, self._conversations, self._crowd]
+        parts = [self._embedded, self._steps, self._overflow, self._conversations, self._crowd]
         if not self.options.conversations:
             parts.remove(self._conversations)
+        if not self.options.model:
+            parts.remove(self._embedded)
         for part in parts:
             outcome = contain(part)
             if isinstance(outcome, Failure):
@@ -76,12 +83,24 @@ class _Tour:
     def _greet(self) -> None:
         loop = f"{self.options.backend} on uvloop" if self._backend_options() else self.options.backend
         self.screen.say(f"Ropewalk {ropewalk.__version__}: conversations with language models, each an actor.", style="bold")
-        self.screen.say(
-            f"What follows is run as you watch and checked, on Python {platform.python_version()} with {loop}; no model is asked and no key is needed."
-        )
+        asked = "the only model asked is the one in the box" if self.options.model else "no model is asked"
+        self.screen.say(f"What follows is run as you watch and checked, on Python {platform.python_version()} with {loop}; {asked}, and no key is needed.")
+
+    def _embedded(self) -> None:
+        with self.screen.part(embedded.TITLE, embedded.SAYS):
+            try:
+                model_file()
+            except NoModel as missing:
+                self._note([f"The model in the box is left out: {missing}; in a checkout, `make embedded` does that."])
+                return
+            self._conclude(
+                self._in_loop(embedded.show_embedded, self.screen), "It answered, chose its tools, refused what was too long, and talked with all at once."
+            )
 
     def _steps(self) -> None:
-        with self.screen.part("First steps", "An agent is a plain object. The model of these steps plays a script; the code is what runs."):
+        with self.screen.part(
+            "First steps", "An agent is a plain object. From here on models play a script, so that all comes out the same; the code is what runs."
+        ):
             wrong = [problem for step in STEPS for problem in show_step(step, self.screen)]
             self._conclude(wrong, f"All {len(STEPS)} steps printed what they should.")
 

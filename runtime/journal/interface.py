@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import attrs
+import msgspec
 
 if TYPE_CHECKING:
     from ropewalk.runtime.journal.codec import Codec
@@ -25,18 +26,26 @@ PAGE = 1000
 """How many actors `Journal.actors` lists at a time, unless told otherwise."""
 
 
-@attrs.frozen
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False, eq=False):
     """One element of an actor's log: `number` counts from 1 without a gap, `epoch` says which writer wrote it, `body` is the actor's own.
 
-    `tag` is what the codec calls this sort of body, `at` the seconds since 1970 when it was written, None where the journal keeps no times.
+    `tag` is what the codec calls this sort of body, `at` the seconds since 1970 when it was written, None where the journal
+    keeps no times. Two records are equal when number, epoch and body are.
     """
 
     number: int
     epoch: int
     body: Any
-    tag: str = attrs.field(default="", eq=False)
-    at: float | None = attrs.field(default=None, eq=False)
+    tag: str = ""
+    at: float | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        return (self.number, self.epoch, self.body) == (other.number, other.epoch, other.body)
+
+    def __hash__(self) -> int:
+        return hash((self.number, self.epoch))
 
 
 @attrs.frozen

@@ -5,9 +5,10 @@ It can be told to fail, which is how the laws of durability are tested before an
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -24,16 +25,21 @@ Fault: TypeAlias = Literal["refuse", "lose"] | None
 
 
 class _Log:
-    __slots__ = ("bodies", "broken", "epoch", "epochs", "kind", "owner", "snapshot")
+    __slots__ = ("bodies", "broken", "epoch", "kind", "owner", "snapshot", "spans")
 
     def __init__(self, kind: str, epoch: int) -> None:
         self.kind = kind
         self.owner: MemoryJournal | None = None
         self.bodies: list[Any] = []
-        self.epochs: list[tuple[int, int]] = []  # (first record number, epoch), one per claim that wrote
+        self.spans = array("Q")  # the first record number and the epoch of each claim that wrote, one after the other
         self.epoch = epoch
         self.broken = False
         self.snapshot: Snapshot | None = None
+
+    def add(self, first: int, epoch: int, bodies: Sequence[Any]) -> None:
+        if not self.spans or self.spans[-1] != epoch:
+            self.spans.extend((first, epoch))
+        self.bodies.extend(bodies)
 
 
 class _Logs(dict[str, _Log]):
@@ -131,20 +137,21 @@ class MemoryJournal:
         log, commit = self._written(actor_id, epoch, first)
         if commit is not None:
             return commit
-        if not log.epochs or log.epochs[-1][1] != epoch:
-            log.epochs.append((first, epoch))
-        log.bodies.extend(bodies)
+        log.add(first, epoch, bodies)
         return _Delayed(self._lag) if self._lag and durability != "memory" else None
 
     async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
         """The records numbered above `after`, in order, at most `limit` of them."""
         log = self._logs.get(actor_id)
-        if log is None:
+        if log is None or not log.bodies:
             return ()
-        spans = [*log.epochs, (len(log.bodies) + 1, 0)]
-        numbers = ((number, epoch) for (start, epoch), (end, _) in pairwise(spans) for number in range(max(start, after + 1), end))
-        bodies = log.bodies
-        return [Record(number, epoch, bodies[number - 1], type(bodies[number - 1]).__name__) for number, epoch in islice(numbers, limit)]
+        records: list[Record] = []
+        last = len(log.bodies) if limit is None else min(len(log.bodies), after + limit)
+        ends = [*log.spans[2::2], len(log.bodies) + 1]
+        for start, epoch, end in zip(log.spans[::2], log.spans[1::2], ends, strict=True):
+            first, end = max(start, after + 1), min(end, last + 1)
+            records += [Record(number, epoch, body, type(body).__name__) for number, body in enumerate(log.bodies[first - 1 : max(first, end) - 1], first)]
+        return records
 
     async def snapshot(self, actor_id: str, *, codec: Codec | None = None) -> Snapshot | None:
         """The newest snapshot, None when there is none."""
@@ -180,9 +187,7 @@ class MemoryJournal:
         for number, body in replaced.items():
             log.bodies[number - 1] = body
         log.snapshot = None
-        if not log.epochs or log.epochs[-1][1] != epoch:
-            log.epochs.append((first, epoch))
-        log.bodies.extend(bodies)
+        log.add(first, epoch, bodies)
 
     async def delete(self, actor_id: str) -> bool:
         """Forget an actor and its log; see `Journal.delete`."""

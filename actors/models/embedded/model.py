@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -53,6 +54,8 @@ class EmbeddedModel:
             if type(value) is not int or value < 1:
                 raise InvalidOption(f"{name} is a whole number of at least 1, not {value!r:.200}")
         self.file = model_file()
+        # This takes half a second, which no event loop should have to wait for.
+        load_client()
         self.context_window = context
         self.slots = slots
         self.threads = threads
@@ -70,18 +73,28 @@ class EmbeddedModel:
         """Keep the engine's process alive for the calls made in this event loop. Raises `ModelError` when it cannot be started."""
         from ropewalk.actors.models.embedded.engine import Engine, EngineSettings
 
+        token = anyio.lowlevel.current_token()
+        here = self._engines.setdefault(token, [])
         engine = Engine(EngineSettings(str(self.file), MODEL_NAME, self.slots, self.context_window, self.threads), self._clock)
-        here = self._engines.setdefault(anyio.lowlevel.current_token(), [])
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(engine.run)
-            here.append(engine)
-            try:
-                yield
-            finally:
+        here.append(engine)
+        try:
+            async with anyio.create_task_group() as tasks:
+                if engine is here[0]:
+                    engine.want()
+                    await tasks.start(engine.run)
+                else:
+                    tasks.start_soon(engine.run)
+                try:
+                    yield
+                    here.remove(engine)  # whoever asks now asks another
+                    await engine.left()
+                finally:
+                    tasks.cancel_scope.cancel()
+        finally:
+            if engine in here:
                 here.remove(engine)
-                if not here:
-                    self._engines.pop(anyio.lowlevel.current_token(), None)
-                tasks.cancel_scope.cancel()
+            if not here:
+                self._engines.pop(token, None)
 
     @property
     def engine(self) -> Engine:
@@ -89,7 +102,7 @@ class EmbeddedModel:
         here = self._engines.get(anyio.lowlevel.current_token())
         if not here:
             raise ModelError("the embedded model is used in a runtime, or inside `async with model.serving():`, which keeps its engine alive")
-        return here[-1]
+        return here[0]
 
     async def count_tokens(self, messages: Sequence[Message], *, system_prompt: str | None = None, tool_specs: Sequence[dict[str, Any]] = ()) -> int:
         """How many tokens the engine itself counts in a request. Tools take none: they are chosen in requests of their own."""
@@ -97,7 +110,9 @@ class EmbeddedModel:
 
         seen, system_prompt = shown(messages, system_prompt)
         body = request_body(MODEL_NAME, seen, system_prompt=system_prompt)
-        counted = await self.engine.post("/v1/chat/completions/input_tokens", {"messages": body["messages"]})
+        engine = self.engine
+        with engine.used():
+            counted = await engine.ask("POST", "/v1/chat/completions/input_tokens", {"messages": body["messages"]})
         return int(counted["input_tokens"])
 
     async def stream(
@@ -111,15 +126,21 @@ class EmbeddedModel:
     ) -> AsyncIterator[dict[str, Any]]:
         """The answer, or the call of a tool, as Converse chunks; see `Model.stream`."""
         engine = self.engine
-        chosen = await self._choose(engine, messages, tool_specs, tool_choice)
-        if chosen is None or not chosen.spec:
-            seen, system_prompt = shown(messages, system_prompt)
-            params = self.params if is_request(messages) else {**self.params, "repeat_penalty": 1.0}
-            async with aclosing(engine.answer(seen, system_prompt, params)) as chunks:
+        with engine.used():
+            chosen = await self._choose(engine, messages, tool_specs, tool_choice)
+            if chosen is not None and chosen.spec:
+                answer = self._call(engine, chosen, last_request(messages))
+            else:
+                seen, system_prompt = shown(messages, system_prompt)
+                params = self.params if is_request(messages) else {**self.params, "repeat_penalty": 1.0}
+                answer = engine.answer(seen, system_prompt, params)
+            async with aclosing(answer) as chunks:
                 async for chunk in chunks:
                     yield chunk
-            return
-        system, asked = filling(chosen, last_request(messages))
+
+    async def _call(self, engine: Engine, chosen: Candidate, request: str) -> AsyncGenerator[dict[str, Any]]:
+        """The call of the tool, its input written by the model, which its schema constrains."""
+        system, asked = filling(chosen, request)
         schema = {"name": "input", "strict": True, "schema": bounded(chosen.spec["inputSchema"]["json"])}
         params = {**self.params, **COPYING, "response_format": {"type": "json_schema", "json_schema": schema}}
         call = {"toolUseId": f"call_{self._clock.new_id()}", "name": chosen.spec["name"]}
@@ -150,7 +171,7 @@ class EmbeddedModel:
     async def _tokens(self, engine: Engine, text: str) -> tuple[int, ...]:
         known = self._tokenized.get(text)
         if known is None:
-            known = self._tokenized[text] = tuple((await engine.post("/tokenize", {"content": text}))["tokens"])
+            known = self._tokenized[text] = tuple((await engine.ask("POST", "/tokenize", {"content": text}))["tokens"])
         return known
 
     async def _likelihoods(self, engine: Engine, question: Question, labels: Mapping[str, tuple[int, ...]]) -> Mapping[str, float]:
@@ -161,10 +182,10 @@ class EmbeddedModel:
             return known
         found = dict.fromkeys(labels, 0.0)
         for common, ways in branches(labels):
-            text = (await engine.post("/detokenize", {"tokens": list(common)}))["content"] if common else ""
+            text = (await engine.ask("POST", "/detokenize", {"tokens": list(common)}))["content"] if common else ""
             asked = {"prompt": question.prompt + text, "n_predict": 1, "temperature": 0.0, "n_probs": LIKELIEST, "ignore_eos": True}
             # Where the one token written is half a letter, the engine gives no likelihoods at all: then nothing speaks for any.
-            given = likelihoods_in((await engine.post("/completion", asked)).get("completion_probabilities") or ())
+            given = likelihoods_in((await engine.ask("POST", "/completion", asked)).get("completion_probabilities") or ())
             for token, names in ways.items():
                 for name in names:
                     found[name] += given.get(token, UNSEEN)
@@ -173,6 +194,13 @@ class EmbeddedModel:
                 self._calibrations.clear()
             self._calibrations[question.prompt] = found
         return found
+
+
+def load_client() -> None:
+    """Load what talks to the engine."""
+    for module in ("embedded.engine", "openai_answer", "openai_request"):
+        importlib.import_module(f"ropewalk.actors.models.{module}")
+    importlib.import_module("ropewalk.actors.models.openai_client").trusted_certificates()
 
 
 @cache
