@@ -253,7 +253,7 @@ class Cell:
 
         Raises `MailboxFull`, `Quarantined` or `RuntimeClosed`; then the message was not accepted.
         """
-        if self.reason is not None or not self.runtime.is_open:
+        if self.reason is not None or not self.runtime.is_here:
             self.refuse_if_unable()
         lost = self.mailbox.put(envelope)
         if lost is not None:
