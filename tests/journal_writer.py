@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sqlite3  # noqa: F401 - see run
 import sys
 from typing import Any
 
@@ -37,6 +38,13 @@ async def write(path: str, actor_id: str) -> None:
         tell(f"{type(error).__name__}: {error}")
 
 
+async def run(path: str, actor_id: str, user: int) -> None:
+    if user != os.getuid():  # only now: somebody else may not be able to read the modules of whoever installed them
+        os.setgid(user)
+        os.setuid(user)
+    await write(path, actor_id)
+
+
 async def write_on(journal: SQLiteJournal, actor_id: str) -> None:
     claim = await journal.claim(actor_id, "killed")
     tell(f"claimed {claim.last}")
@@ -53,9 +61,6 @@ async def write_on(journal: SQLiteJournal, actor_id: str) -> None:
 if __name__ == "__main__":
     path, actor_id, *options = sys.argv[1:]
     named = dict(zip(options[::2], options[1::2], strict=True))
-    if "--user" in named:
-        os.setgid(int(named["--user"]))
-        os.setuid(int(named["--user"]))
     if "--limit" in named:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(named["--limit"]), resource.RLIM_INFINITY))
-    anyio.run(write, path, actor_id)
+    anyio.run(run, path, actor_id, int(named.get("--user", os.getuid())))

@@ -14,7 +14,7 @@ from hypothesis import Phase, settings
 from journal_harnesses import MemoryHarness, SQLiteHarness
 from ropewalk import Fenced, JournalUnavailable, MemoryJournal
 from ropewalk.runtime.journal import Claim, Codec, Commit, KnownActor, Record, Snapshot
-from ropewalk.runtime.journal.sqlite_store import Store
+from ropewalk.runtime.journal.sqlite.store import Store
 from ropewalk.testing import Damage, JournalHarness, check_journal
 
 BACKENDS = ["asyncio", "trio"]

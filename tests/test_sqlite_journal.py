@@ -35,7 +35,7 @@ from ropewalk import (
     UnknownSession,
 )
 from ropewalk.runtime.journal import Claim
-from ropewalk.runtime.journal.sqlite_file import APPLICATION, SCHEMA
+from ropewalk.runtime.journal.sqlite.file import APPLICATION, SCHEMA
 from ropewalk.runtime.supervision import unwrap
 from ropewalk.testing import Reply, ScriptedModel
 
@@ -137,7 +137,7 @@ def test_a_turn_that_the_end_of_the_event_loop_cuts_off_is_kept(tmp_path: Path) 
     asyncio.run(main())
     with agent:
         assert str(agent("Again")) == "fine"
-    anyio.run(tagged, tmp_path / "chat.db", ["Opened", "Accepted", "Begun", "Settled", "Accepted", "Begun", "Said", "Settled"])
+    anyio.run(tagged, tmp_path / "chat.db", ["Opened", "Begun", "Settled", "Begun", "Said", "Settled"])
 
 
 async def tagged(path: Path, tags: list[str]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ropewalk.runtime.errors import JournalDamaged, JournalUnavailable
 
+if TYPE_CHECKING:
+    import sqlite3
+
 __all__ = ["APPLICATION", "SCHEMA", "Connect", "connect", "explained", "file_sizes", "prepare"]
 
-Connect: TypeAlias = Callable[..., sqlite3.Connection]
+Connect: TypeAlias = "Callable[..., sqlite3.Connection]"
 
 APPLICATION = 0x526F7065
 """The mark in the file's head (the letters "Rope") by which a journal is told from other people's databases."""
@@ -29,7 +31,7 @@ INSERT INTO totals VALUES (1, 0, 0, 0)
 """
 # `blobs` holds what was said, in the order it was written, and `logs` says where each actor's records are, its snapshot as
 # number 0. So a group that writes for a thousand actors fills a few pages at the end, where records lying beside others of
-# their actor would change a page each; and no text is ever moved (see `sqlite_rows`). `slots` are the places that a snapshot
+# their actor would change a page each; and no text is ever moved (see `rows`). `slots` are the places that a snapshot
 # has left. `totals.epoch` is the highest epoch of any deleted actor: an id that comes back is written under higher ones.
 
 _MIGRATIONS: tuple[str, ...] = (_TABLES,)

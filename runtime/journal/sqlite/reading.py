@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ropewalk.runtime.errors import InvalidOption, JournalDamaged, UnknownRecord
 from ropewalk.runtime.journal.codec import Codec
 from ropewalk.runtime.journal.interface import KnownActor, Record, Snapshot
-from ropewalk.runtime.journal.sqlite_rows import at_of, unpacked
+from ropewalk.runtime.journal.sqlite.rows import at_of, unpacked
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["back_up", "known_actor", "known_actors", "problems", "records", "snapshot"]
 
@@ -69,6 +72,8 @@ def back_up(connection: sqlite3.Connection, path: str, target: str) -> None:
     """Copy the journal as it is at one moment into a file of its own, which appears when it is whole."""
     if os.path.exists(target):
         raise InvalidOption(f"there is a file {target} already; give the backup a name of its own")
+    import sqlite3
+
     part = f"{target}.part"
     if os.path.exists(part):
         os.unlink(part)  # of a backup that was cut off

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -15,9 +14,12 @@ from ropewalk.runtime.errors import JournalUnavailable, RopewalkError
 from ropewalk.runtime.journal.grouping import Group, Operation
 from ropewalk.runtime.journal.interface import JournalStatistics
 from ropewalk.runtime.journal.owners import OwnerLock, is_alive, remove_lock
-from ropewalk.runtime.journal.sqlite_file import Connect, connect, explained, file_sizes, prepare
-from ropewalk.runtime.journal.sqlite_writing import Appending, Claiming, Deleting, Redacting, Transaction, forget_if_empty
+from ropewalk.runtime.journal.sqlite.file import Connect, connect, explained, file_sizes, prepare
+from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Redacting, Transaction, forget_if_empty
 from ropewalk.runtime.supervision import Failure, contain
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["Store"]
 
@@ -144,6 +146,8 @@ class Store:
         return self._writer
 
     def _error(self, error: Exception) -> Exception:
+        import sqlite3
+
         return explained(error, self.path) if isinstance(error, sqlite3.Error | OSError) else error
 
     # Writing.

@@ -6,9 +6,8 @@ and which record is its last. One that may not is refused alone, before it has c
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -16,7 +15,10 @@ from ropewalk.runtime.errors import Fenced, JournalDamaged, JournalUnavailable, 
 from ropewalk.runtime.journal.codec import Codec, Encoded
 from ropewalk.runtime.journal.grouping import GroupKeeper, Operation
 from ropewalk.runtime.journal.interface import Claim
-from ropewalk.runtime.journal.sqlite_rows import blank, packed, padded, slot_size, unpacked
+from ropewalk.runtime.journal.sqlite.rows import blank, packed, padded, slot_size, unpacked
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["Appending", "Claiming", "Deleting", "Pen", "Redacting", "Releasing", "SnapshotSaving", "Transaction"]
 

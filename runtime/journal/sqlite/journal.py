@@ -7,7 +7,6 @@ connections of their own. A connection that failed is made anew for the next gro
 from __future__ import annotations
 
 import os
-import sqlite3
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -18,14 +17,14 @@ import anyio.to_thread
 
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable
-from ropewalk.runtime.journal import sqlite_reading as reading
 from ropewalk.runtime.journal.codec import PLAIN, Codec
 from ropewalk.runtime.journal.grouping import GroupKeeper, Operation
 from ropewalk.runtime.journal.interface import DURABILITIES, PAGE, Claim, Commit, Durability, JournalStatistics, KnownActor, Record, Snapshot
-from ropewalk.runtime.journal.sqlite_file import Connect
-from ropewalk.runtime.journal.sqlite_rows import packed
-from ropewalk.runtime.journal.sqlite_store import Store
-from ropewalk.runtime.journal.sqlite_writing import Appending, Claiming, Deleting, Pen, Redacting, Releasing, SnapshotSaving
+from ropewalk.runtime.journal.sqlite import reading
+from ropewalk.runtime.journal.sqlite.file import Connect
+from ropewalk.runtime.journal.sqlite.rows import packed
+from ropewalk.runtime.journal.sqlite.store import Store
+from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Pen, Redacting, Releasing, SnapshotSaving
 
 __all__ = ["SQLiteJournal"]
 
@@ -43,7 +42,7 @@ class SQLiteJournal:
     :param path: the file. Beside it stand its write-ahead log and a small lock file for each owner that is alive.
     :param durability: what a commit waits for unless told otherwise: ``"disk"`` survives the loss of power, ``"os"`` the end of the process.
     :param timeout: seconds to wait for another process that writes to the same file.
-    :param connecting: makes connections, as `sqlite3.connect` does; for tests.
+    :param connecting: makes connections in place of `sqlite3.connect`; for tests.
 
     One object is one owner: give each runtime one of its own. Several processes may use one file, each with its own sessions.
     """
@@ -55,7 +54,7 @@ class SQLiteJournal:
         durability: Durability = "disk",
         timeout: float = 5.0,
         clock: Clock | None = None,
-        connecting: Connect = sqlite3.connect,
+        connecting: Connect | None = None,
     ) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path):
             raise InvalidOption(f"a journal's path is the name of a file, such as 'sessions.db', not {path!r:.200}")
@@ -64,6 +63,10 @@ class SQLiteJournal:
             raise InvalidOption(f"a journal's path is the name of a file, not {name!r:.200}; sessions that need not last are kept without a journal")
         if not (isinstance(timeout, int | float) and timeout >= 0):
             raise InvalidOption(f"timeout is 0 or more seconds, not {timeout!r}")
+        if connecting is None:
+            import sqlite3
+
+            connecting = sqlite3.connect
         self._durability = _checked(durability)
         self._clock = clock or Clock()
         self._store = Store(os.path.realpath(name), timeout, connecting, self._clock)
