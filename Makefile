@@ -4,7 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
-PYTEST := $(BIN)/python -P -m pytest
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -P -m pytest --numprocesses=$(PROCESSES) --dist=worksteal
 CONVERSATIONS := .cache/conversations
 PYTHON ?=
 ARGS ?=

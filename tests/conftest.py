@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if BUDGET not in EXAMPLES:
         raise pytest.UsageError(f"ROPEWALK_BUDGET is {BUDGET!r}; it may be {', '.join(EXAMPLES)}")
     config.stash[SEED] = _seed(config.getoption("--hypothesis-seed") or os.environ.get("ROPEWALK_SEED"))
+    os.environ["ROPEWALK_SEED"] = str(config.stash[SEED])  # for the processes that share the run: they draw from the same one
     config.stash[SLICE_ENDS] = time.monotonic() + SLICE_SECONDS
     for name, examples in EXAMPLES.items():
         settings.register_profile(

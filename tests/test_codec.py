@@ -60,9 +60,9 @@ several = st.lists(entries, max_size=3).map(tuple)
 ids = st.text("0123456789abcdef", max_size=16)
 usages = st.tuples(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 bodies = st.one_of(
-    st.builds(Opened, strategies.texts(8), several),
+    st.builds(Opened, strategies.texts(8), st.lists(strategies.messages(), max_size=3).map(tuple)),
     st.builds(Accepted, ids, st.lists(strategies.messages(), max_size=2), st.booleans()),
-    st.builds(Begun, ids, st.lists(ids, max_size=2).map(tuple), several, st.integers(0, 9)),
+    st.builds(Begun, ids, st.lists(ids, max_size=2).map(tuple), several, st.integers(0, 9), st.booleans()),
     st.builds(Said, entries),
     st.builds(Edited, edits, st.integers(0, 9)),
     st.builds(Added, several),

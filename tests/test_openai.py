@@ -464,7 +464,7 @@ def test_without_the_extra_there_is_no_model(monkeypatch: pytest.MonkeyPatch) ->
         {"base_url": "http://"},
         {"api_key": "sk-\u00e9"},
     ],
-    ids=str,
+    ids=lambda options: str(options).partition(" at 0x")[0],
 )
 def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
     [name] = options
