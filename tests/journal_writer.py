@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sqlite3  # noqa: F401 - see run
 import sys
 from typing import Any
 
@@ -20,8 +19,7 @@ def tell(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-async def write(path: str, actor_id: str) -> None:
-    journal = SQLiteJournal(path)
+async def write(journal: SQLiteJournal, actor_id: str) -> None:
     try:
         await journal.open()
         async with anyio.create_task_group() as tasks:
@@ -39,10 +37,11 @@ async def write(path: str, actor_id: str) -> None:
 
 
 async def run(path: str, actor_id: str, user: int) -> None:
+    journal = SQLiteJournal(path)
     if user != os.getuid():  # only now: somebody else may not be able to read the modules of whoever installed them
         os.setgid(user)
         os.setuid(user)
-    await write(path, actor_id)
+    await write(journal, actor_id)
 
 
 async def write_on(journal: SQLiteJournal, actor_id: str) -> None:
