@@ -339,6 +339,8 @@ class SessionMachine(TrioStateMachine):
                             break
             for event in got:
                 tail.take(event)
+            if got and _place(got[-1]) > max((_place(event) for event in self.events if event.session_id == session_id), default=(0, 0)):
+                continue  # a slow handler still keeps that event from the reader of everything: they are compared once it has it
             assert tail.picture() == everything.picture()
 
     def check_events(self) -> None:
@@ -416,3 +418,7 @@ class SessionMachine(TrioStateMachine):
     def _drain(self) -> None:
         while (event := self.reader.take()) is not None:
             self.events.append(event)
+
+
+def _place(event: Event) -> tuple[int, int]:
+    return event.epoch, event.seq
