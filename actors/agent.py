@@ -94,6 +94,7 @@ class Agent:
     :param record_direct_tool_call: whether ``agent.tool.NAME(...)`` joins the conversation unless the call says otherwise.
     :param session_id: the conversation's name; None makes one.
     :param journal: where to keep it: the path of an SQLite file, or a `Journal`; None is memory, for as long as the agent lives.
+        What goes on at the next start is the conversation of the same `session_id`: without one, each agent begins anew.
 
     May be called sync, then async, then sync again. While a call is at work, further ones from the same runtime (all sync
     ones share one) do what `when_busy` says; others raise `SessionBusy`.
