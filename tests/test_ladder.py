@@ -416,6 +416,16 @@ class TestClimb:
         assert climbed.reduction is not None
         assert same(climbed.reduction.messages, messages[4:])
 
+    async def test_a_prompt_that_lost_the_results_it_had_joined_is_not_taken_for_a_later_one_with_the_same_words(self) -> None:
+        joined = user(result("a", ""), {"text": "go on"})
+        messages = [user("go on"), assistant(use("a")), joined, assistant("done"), user("go on"), assistant("done"), user("go on")]
+        climbed = await go(messages, SlidingWindowConversationManager(), 2)
+
+        assert climbed.failed == []
+        assert climbed.reduction is not None
+        [place] = climbed.reduction.protected
+        assert climbed.reduction.messages[place]["content"][-1] is joined["content"][1]
+
     async def test_a_rung_goes_on_from_the_last_accepted(self) -> None:
         pairs = [message for number in range(6) for message in (assistant(use(str(number))), user(result(str(number), "x" * 1000)))]
         messages = [*plain(4), user("go"), *pairs]

@@ -8,7 +8,7 @@ costs its own rung and nothing more, so a climb ends, whatever a manager does; o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import is_
+from operator import eq, is_
 
 import attrs
 
@@ -179,8 +179,9 @@ def _check_kind(messages: Sequence[Message], before: Sequence[Message]) -> None:
 def _relocated(before: Sequence[Message], protected: frozenset[int], after: Sequence[Message]) -> frozenset[int]:
     """Where the protected messages are now; raises `RungRefused` when one is gone.
 
-    Looked for from the end, where the running turn is, and each no later than the one before: an older message may well
-    say the same words or use the same ids.
+    A message that lost its results, or was joined by a digest, is another object with the same blocks in it. Where a manager
+    of the user's own copied those too it is known by what it says: looked for from the end, where the running turn is, and
+    each no later than the one before, for an older message may well say the same words or use the same ids.
     """
     places = dict(zip(map(id, after), range(len(after)), strict=True))
     found: set[int] = set()
@@ -188,12 +189,18 @@ def _relocated(before: Sequence[Message], protected: frozenset[int], after: Sequ
     for index in sorted(protected, reverse=True):
         place = places.get(id(before[index]))
         if place is None or place > last:
-            place = next((place for place in range(last, -1, -1) if _carries(after[place], before[index])), None)
+            place = next((place for known in (_shares, _carries) for place in range(last, -1, -1) if known(after[place], before[index])), None)
         if place is None:
             raise RungRefused(f"message {index} is gone: it is the running turn's prompt, or belongs to an open call")
         found.add(place)
         last = place
     return frozenset(found)
+
+
+def _shares(after: Message, before: Message) -> bool:
+    """Whether a message has in it what may not leave of another: the same calls or words, or where there are none the same results."""
+    must_stay = tool_uses(before) or own_words(before) or tool_results(before)
+    return _holds([*tool_uses(after), *after["content"], *tool_results(after)], must_stay, is_)
 
 
 def _carries(after: Message, before: Message) -> bool:
@@ -206,10 +213,10 @@ def _carries(after: Message, before: Message) -> bool:
     words = own_words(before)
     if not words:
         return {result["toolUseId"] for result in tool_results(before)} <= {result["toolUseId"] for result in tool_results(after)}
-    return _holds(after["content"], words)
+    return _holds(after["content"], words, eq)
 
 
-def _holds(blocks: list[Block], wanted: list[Block]) -> bool:
+def _holds(blocks: list[Block], wanted: list[Block], alike: Callable[[Block, Block], bool]) -> bool:
     """Whether the wanted blocks are among the blocks, in order."""
     rest = iter(blocks)
-    return all(any(block == want for block in rest) for want in wanted)
+    return all(any(alike(block, want) for block in rest) for want in wanted)
