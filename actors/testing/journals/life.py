@@ -28,6 +28,7 @@ _steps = st.one_of(
     st.tuples(st.just("keep"), _anyone),
     st.tuples(st.just("release"), _anyone),
     st.tuples(st.just("redact"), _anyone, st.integers(1, 3), st.integers(0, 2)),
+    st.tuples(st.just("keep and redact"), _anyone, st.integers(1, 3)),
     st.tuples(st.just("delete"), _owners, _actors),
     st.tuples(st.just("come back"), _owners),
 )
@@ -70,6 +71,9 @@ class _Life:
                 await self.delete(self.journals[by], actor_id)
             case ("come back", int(by)):
                 await self.come_back(by)
+            case ("keep and redact", int(number), int(which)):
+                await self.step(("keep", number))
+                await self.step(("redact", number, which, 1))
             case (what, int(number), *rest):
                 writer = self.writer(number)
                 if writer is not None:
@@ -124,6 +128,12 @@ class _Life:
         else:
             assert self.may_write(writer), "somebody kept a snapshot whose epoch is over"
             self.snapshots[writer.actor_id] = snapshot
+            await self.look_at_snapshot(writer)
+
+    async def look_at_snapshot(self, writer: Writer) -> None:
+        """Right after what changed it: by the end another may have taken the place of one that should be gone."""
+        kept = await writer.journal.snapshot(writer.actor_id)
+        assert kept == self.snapshots.get(writer.actor_id), f"the snapshot of {writer.actor_id!r} is not the newest"
 
     async def release(self, writer: Writer) -> None:
         await writer.journal.release(writer.actor_id, writer.epoch)
@@ -145,6 +155,7 @@ class _Life:
         log += [Record(at, writer.epoch, body) for at, body in enumerate(bodies, writer.last + 1)]
         writer.last += count
         self.snapshots.pop(writer.actor_id, None)
+        await self.look_at_snapshot(writer)
 
     async def delete(self, journal: Journal, actor_id: str) -> None:
         holder = self.current[actor_id]
