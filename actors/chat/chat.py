@@ -132,6 +132,8 @@ class Chat:
     def _ask(self, prompt: str) -> None:
         """Have a prompt answered. Ctrl-C ends its turn and not the program."""
         page, session = self.page, self.session
+        if not self.reader.interactive:
+            page.asked(prompt)
         with self.reader.silent():
             try:
                 page.begin()
