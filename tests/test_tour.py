@@ -279,6 +279,14 @@ def test_without_a_command_there_is_help() -> None:
     assert "tour" in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("group", [[], ["models"]], ids=["ropewalk", "ropewalk models"])
+def test_the_help_says_what_each_command_does_in_whole_sentences(group: list[str]) -> None:
+    shown = CliRunner().invoke(cli, [*group, "--help"], terminal_width=80).output.partition("Commands:\n")[2].splitlines()
+
+    assert shown
+    assert all(re.fullmatch(r"  [a-z]+ {2,}\S.*[^.]\.", line) for line in shown), shown
+
+
 @pytest.mark.parametrize("options", [["--sessions", "0"], ["--backend", "threads"], ["--limit", "none"], ["--pace", "-1"], ["--no-such"]])
 def test_what_the_tour_cannot_do_is_said_plainly(options: list[str]) -> None:
     result = CliRunner().invoke(cli, ["tour", *options])
