@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -270,6 +271,15 @@ def test_the_version_is_the_installed_one(command: list[str]) -> None:
         assert ropewalk("--version").stdout == right
     else:
         assert CliRunner().invoke(cli, command, prog_name="ropewalk").output == right
+
+
+@pytest.mark.parametrize(("patience", "lines"), [(0.0, ["… it begins", "… half of it"]), (math.inf, [])])
+def test_a_pipe_that_has_waited_for_long_is_told_how_far_things_are(patience: float, lines: list[str]) -> None:
+    written = io.StringIO()
+    with Screen(Console(file=written), patience=patience).bar(2, "it begins") as bar:
+        bar.show(1, 2, "half of it")
+
+    assert [line.strip() for line in written.getvalue().splitlines()] == lines
 
 
 def test_without_a_command_there_is_help() -> None:
