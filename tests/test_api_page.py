@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import attrs
 import msgspec
 import pytest
 
@@ -74,4 +75,4 @@ def test_what_is_returned_is_on_the_page_with_its_fields() -> None:
     for record in (ropewalk.AgentResult, ropewalk.InsertedEntry):
         assert issubclass(record, msgspec.Struct)
         assert [field for field in record.__struct_fields__ if f"`{field}`" not in PAGE] == []
-    assert [field.name for field in ropewalk.SessionInfo.__attrs_attrs__ if f"`{field.name}`" not in PAGE] == []
+    assert [field.name for field in attrs.fields(ropewalk.SessionInfo) if f"`{field.name}`" not in PAGE] == []
