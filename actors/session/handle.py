@@ -75,12 +75,12 @@ class Session:
 
     @property
     def status(self) -> str:
-        """What the session does now: idle, running, reducing or quarantined."""
-        if self._cell.reason is not None:
-            return "quarantined"
+        """What the session does now: idle, running, reducing, quarantined, or passivated, which is idle and out of memory."""
         actor = self._actor
-        status = "idle" if actor is None else actor.status
-        return "running" if status == "idle" and self._cell.busy else status
+        if actor is not None and actor.status != "idle":
+            return actor.status
+        status = self._cell.status
+        return "running" if status == "busy" else status
 
     def statistics(self) -> SessionStatistics:
         """A frozen record of what the session holds and has done; between two incarnations, as the last one knew it."""
@@ -255,8 +255,7 @@ class Session:
 
     def _about_to_run(self) -> Prompt | None:
         """The prompt that was sent to an idle session a moment ago, so that its turn has not begun."""
-        cell = self._cell
-        following = cell.current or next(iter(cell.mailbox.waiting()), None) if cell.busy else None
+        following = self._cell.following if self._cell.busy else None
         return following if isinstance(following, Prompt) else None
 
     def _policy(self, when_busy: WhenBusy | None) -> WhenBusy:
