@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import traceback
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import anyio
@@ -19,7 +19,7 @@ import anyio.lowlevel
 
 from ropewalk.runtime.backend import ANY_BACKEND, Wakeup
 from ropewalk.runtime.channel import exit_in
-from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
+from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionElsewhere, SessionExists, WouldDeadlock
 from ropewalk.runtime.event import SessionPassivated
 from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from ropewalk.runtime.runtime import Runtime
 
 __all__ = ["PASSIVATE", "Actor", "ActorKind", "Cell", "Envelope", "is_work_of", "messages_around", "refuse_deadlock", "surroundings", "waiting_for"]
+
+OVERTAKEN = object()
+"""What comes of handling a message before which others have to be handled, as its actor's activation found: nothing yet."""
+
+ELSEWHERE_SECONDS = 0.1
+"""How often it is asked whether another owner has let go of an actor."""
 
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
@@ -179,7 +185,8 @@ class Cell:
     message being handled; `reason` why it is quarantined;
     `kept` whether somebody may hold a handle, so that the cell must stay the one of its id. `unguarded` counts the messages
     of this spell of work that ran code of others in the worker's task outside any `guarded` scope; an actor that knows it
-    did not takes its message off again. `told` is what those wait for who wait until the actor has told more, None while nobody does.
+    did not takes its message off again. `overtaken`: activating for the current message found others to be handled before it. `told`
+    is what those wait for who wait until the actor has told more, None while nobody does.
     `passivated` says that the incarnation was let go of and there has been none since: the runtime then knows the cell only
     as long as somebody else does, which is what a handle is for.
     """
@@ -198,6 +205,7 @@ class Cell:
         "kept",
         "kind",
         "mailbox",
+        "overtaken",
         "passivated",
         "publisher",
         "reason",
@@ -222,6 +230,7 @@ class Cell:
         self.reason: str | None = None
         self.restarts = 0
         self.kept = False
+        self.overtaken = False
         self.passivated = False
         self.unguarded = 0
         self.told: anyio.Event | None = None
@@ -306,11 +315,25 @@ class Cell:
             lost = self.mailbox.put(envelope)
             if lost is not None:
                 lost.outcome.fail(MailboxFull(f"the message was dropped from the full mailbox of {self.id!r} for a later one"))
+        self._see_to_it()
+
+    def _see_to_it(self) -> None:
+        """Have somebody work for this cell."""
         if not self.busy:
             self.busy = True
             if self.passivated or self.runtime.passivation is not None:
                 self.runtime.take_up(self)
             self.runtime.workers.give(self)
+
+    def put_first(self, envelopes: Sequence[Envelope]) -> None:
+        """Have messages handled before all others, called while the actor is being activated: they were accepted before this process began."""
+        if not envelopes:
+            return
+        if self.current is not None and self.current.body is not PASSIVATE:  # what the actor is activated for is handled when its turn comes
+            self.overtaken = True
+            envelopes = (*envelopes, self.current)
+        self.mailbox.put_first(envelopes)
+        self._see_to_it()
 
     def refuse_if_unable(self) -> None:
         """Raise `RuntimeClosed` or `Quarantined` when no message can be taken."""
@@ -325,8 +348,16 @@ class Cell:
         self._ledger = None
 
     async def claim(self) -> Claim:
-        """Become the only writer of the actor's log; see `Journal.claim`."""
-        return await self.journal.claim(self.id, self.kind.name, getattr(self.kind, "codec", None))
+        """Become the only writer of the actor's log; see `Journal.claim`. Waits for another owner that is alive, up to the runtime's `open_timeout`."""
+        runtime = self.runtime
+        gives_up = runtime.backend.now() + runtime.open_timeout
+        while True:
+            claim = await attempt(self.journal.claim(self.id, self.kind.name, getattr(self.kind, "codec", None)))
+            if not isinstance(claim, Failure):
+                return claim
+            if not isinstance(claim.error, SessionElsewhere) or runtime.backend.now() >= gives_up:
+                raise claim.error
+            await anyio.sleep(min(ELSEWHERE_SECONDS, gives_up - runtime.backend.now()))
 
     def drop_actor(self) -> None:
         """End the incarnation there is, as one that cannot go on; the next message is handled by one made anew."""
@@ -364,6 +395,11 @@ class Cell:
                     envelope.outcome.fail(left)
                     outcome = Failure(Exited(left))
                 self.current = None
+                if self.overtaken:
+                    self.overtaken = False
+                    if outcome is OVERTAKEN:
+                        continue
+                    self.mailbox.withdraw(envelope)
                 if self.told is not None:
                     self.wake()
                 if type(outcome) is not Failure:
@@ -444,11 +480,7 @@ class Cell:
         return cast(Actor, self.actor)
 
     async def _handle(self, envelope: Envelope) -> Any:
-        context = envelope.context
-        if context is None:
-            context = contextvars.Context()
-        else:
-            envelope.context = None  # the context may hold the asker's whole world; let it go when the message is done
+        context = envelope.context or contextvars.Context()
         around = context.get(_working, ()) if envelope.awaited else ()
         actor = self.actor
         if envelope.body is PASSIVATE:
@@ -456,7 +488,10 @@ class Cell:
         else:
             if actor is None:
                 actor = await self._activate_within(around)
+                if self.overtaken:
+                    return OVERTAKEN
             handling = actor.receive(envelope)
+        envelope.context = None  # it may hold the asker's whole world; let it go when the message is done
         self.unguarded += 1
         context.run(_working.set, (*around, (self, envelope)))
         # A parked worker lends its task, never its context variables.

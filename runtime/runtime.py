@@ -27,9 +27,10 @@ from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnErro
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
-from ropewalk.runtime.journal import Journal, JournalStatistics, journal_at
+from ropewalk.runtime.journal import Journal, JournalStatistics, KnownActor, journal_at
 from ropewalk.runtime.journal.keeping import Keeping
 from ropewalk.runtime.passivation import Passivation
+from ropewalk.runtime.recovery import Recovery, RecoveryReport
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
 from ropewalk.runtime.workers import WorkerPool
@@ -42,6 +43,7 @@ SyncCalls: TypeAlias = Literal["thread", "inline"]
 """Where users' plain functions run: in worker threads, or on the loop (for tests in virtual time)."""
 
 GRACE_SECONDS = 5.0
+OPEN_SECONDS = 5.0
 AFTER_CANCEL_SECONDS = 5.0
 _SESSION_ID = re.compile(r"[A-Za-z0-9_:@-][A-Za-z0-9._:@-]{0,199}")
 
@@ -82,11 +84,14 @@ class RuntimeStatistics:
 
 @attrs.frozen
 class SessionInfo:
-    """One known session: its `status` is idle, busy, quarantined, or passivated when it is in the journal only."""
+    """One known session: its `status` is idle, busy, quarantined, or passivated when it is in the journal only.
+
+    One in the journal whose runtime is gone in the middle of its work is unfinished, or unclaimed where no spec of this runtime names its kind.
+    """
 
     id: str
     kind: str | None
-    status: Literal["idle", "busy", "quarantined", "passivated"]
+    status: Literal["idle", "busy", "quarantined", "passivated", "unfinished", "unclaimed"]
     waiting: int
 
 
@@ -109,6 +114,7 @@ class Runtime:
     :param workers: how many tasks may stay parked between two messages.
     :param grace: seconds the busy actors get to finish when the runtime closes; then they are cancelled.
     :param idle_seconds: after how many seconds without a message an actor leaves memory; None lets it stay.
+    :param open_timeout: seconds to wait for an actor that another living runtime has, before `SessionElsewhere`.
     :param resident_limit: how many actors may be in memory; above it those that have been idle for longest leave. None is no limit.
 
     Leaving the block first lets the mailboxes drain for `grace` seconds: nothing is accepted from outside then, but actors
@@ -129,11 +135,14 @@ class Runtime:
         grace: float = GRACE_SECONDS,
         idle_seconds: float | None = None,
         resident_limit: int | None = None,
+        open_timeout: float = OPEN_SECONDS,
     ) -> None:
         if sync_calls not in ("thread", "inline"):
             raise InvalidOption(f"sync_calls is 'thread' or 'inline', not {sync_calls!r}")
         if not (isinstance(grace, int | float) and grace >= 0):
             raise InvalidOption(f"grace is 0 or more seconds, not {grace!r}")
+        if not (isinstance(open_timeout, int | float) and open_timeout >= 0):
+            raise InvalidOption(f"open_timeout is 0 or more seconds, not {open_timeout!r}")
         if type(workers) is not int or workers < 0:
             raise InvalidOption(f"workers is how many tasks may stay parked, 0 or more, not {workers!r}")
         if clock is not None and seed is not None:
@@ -152,6 +161,7 @@ class Runtime:
             kind = self._kind(spec)
             if self._kinds.setdefault(kind.name, kind) is not kind:
                 raise DuplicateKind(f"two specs are named {kind.name!r}; sessions find theirs by name, so give each its own")
+        self.open_timeout = open_timeout
         self._parked = workers
         self._grace = grace
         self._cells: dict[str, Cell] = {}
@@ -310,6 +320,25 @@ class Runtime:
             if not letting_go.outcome.settled:
                 cell.mailbox.withdraw(letting_go)
 
+    async def recover(self) -> RecoveryReport:
+        """Go on with everything that runtimes which are gone left unfinished in the journal; returns when all of it has come to an end.
+
+        At most 50 actors are at it at once. To serve others meanwhile, run it in a task of its own; an actor that is opened
+        goes on with its own unfinished work by itself. What is recovered leaves memory when it is done.
+        """
+        self.refuse_if_closed()
+        recovery = Recovery(self._kinds.get, self._to_recover, self._recovered)
+        await recovery.take(self._unfinished())
+        return recovery.report
+
+    def _to_recover(self, actor_id: str, kind: ActorKind) -> Cell | None:
+        cell = self._cell(actor_id, kind)
+        return cell if cell.actor is None and not cell.busy and cell.reason is None else None
+
+    async def _recovered(self, cell: Cell) -> None:
+        if not cell.kept and cell.reason is None:
+            await self.passivate(cell.id)
+
     def revive(self, session_id: str) -> None:
         """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""
         cell = self._cells.get(session_id)
@@ -322,11 +351,20 @@ class Runtime:
         seen = dict(self._cells)
         for cell in sorted(seen.values(), key=lambda cell: cell.id):
             yield SessionInfo(cell.id, cell.kind.name, cell.status, len(cell.mailbox))
+        unfinished = {actor.id async for actor in self._unfinished()}
         after = ""
         while page := await self.journal.actors(after):
             for actor in page:
                 if actor.id not in seen:
-                    yield SessionInfo(actor.id, actor.kind or None, "passivated", 0)
+                    left = "unfinished" if actor.kind in self._kinds else "unclaimed"
+                    yield SessionInfo(actor.id, actor.kind or None, left if actor.id in unfinished else "passivated", 0)  # type: ignore[arg-type]
+            after = page[-1].id
+
+    async def _unfinished(self) -> AsyncIterator[KnownActor]:
+        after = ""
+        while page := await self.journal.unfinished(after):
+            for actor in page:
+                yield actor
             after = page[-1].id
 
     def statistics(self) -> RuntimeStatistics:

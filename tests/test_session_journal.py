@@ -42,7 +42,7 @@ class WatchedJournal(MemoryJournal):
 
     def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Any:
         before = self.statistics().records
-        commit = super().append(actor_id, epoch, first, bodies, **more)
+        commit = super().append(actor_id, epoch, first, bodies, durability, **more)
         if self.statistics().records > before:
             self.durable.extend((trio.current_time() + self._delay, body) for body in bodies)
         return commit

@@ -17,6 +17,7 @@ from ropewalk.actors.errors import InvalidConversation as InvalidConversation
 from ropewalk.actors.errors import InvalidPrompt as InvalidPrompt
 from ropewalk.actors.errors import InvalidRequestState as InvalidRequestState
 from ropewalk.actors.errors import InvalidTool as InvalidTool
+from ropewalk.actors.errors import KeyReused as KeyReused
 from ropewalk.actors.errors import ModelError as ModelError
 from ropewalk.actors.errors import ModelThrottled as ModelThrottled
 from ropewalk.actors.errors import NoModel as NoModel
@@ -96,6 +97,7 @@ from ropewalk.runtime.errors import WouldDeadlock as WouldDeadlock
 from ropewalk.runtime.journal import Journal as Journal
 from ropewalk.runtime.journal import MemoryJournal as MemoryJournal
 from ropewalk.runtime.journal import SQLiteJournal as SQLiteJournal
+from ropewalk.runtime.recovery import RecoveryReport as RecoveryReport
 from ropewalk.runtime.runtime import Runtime as Runtime
 from ropewalk.runtime.runtime import RuntimeStatistics as RuntimeStatistics
 from ropewalk.runtime.runtime import SessionInfo as SessionInfo
@@ -142,6 +144,7 @@ __all__ = [
     "Journal",
     "JournalDamaged",
     "JournalUnavailable",
+    "KeyReused",
     "Limits",
     "MailboxFull",
     "MemoryJournal",
@@ -159,6 +162,7 @@ __all__ = [
     "PromptSettled",
     "Quarantined",
     "ReasoningDelta",
+    "RecoveryReport",
     "ReductionEnded",
     "ReductionStarted",
     "Refused",
