@@ -11,6 +11,7 @@ __all__ = [
     "InvalidPrompt",
     "InvalidRequestState",
     "InvalidTool",
+    "KeyReused",
     "ModelError",
     "ModelThrottled",
     "NoModel",
@@ -52,6 +53,10 @@ class TurnFailed(RopewalkError):
 
 class InvalidPrompt(RopewalkError):
     """A prompt is neither text, nor content blocks, nor messages."""
+
+
+class KeyReused(RopewalkError):
+    """An idempotency key came with another prompt than the one it stands for."""
 
 
 class InvalidConversation(RopewalkError):

@@ -218,7 +218,9 @@ class TurnPaused(Event, frozen=True, gc=False):
 
 
 class TurnResumed(Event, frozen=True, gc=False):
-    """A paused turn goes on."""
+    """A paused turn goes on, or one whose process died. `in_doubt` are the ids of tool calls whose outcome is known to nobody since."""
+
+    in_doubt: tuple[str, ...] = ()
 
 
 class TurnEnded(Event, frozen=True, gc=False):

@@ -23,6 +23,9 @@ __all__ = ["WHEN_BUSY", "AgentSpec", "WhenBusy", "check_when_busy"]
 WhenBusy: TypeAlias = Literal["queue", "reject"]
 """What a prompt does that finds its session at work: wait its turn, or raise `SessionBusy`."""
 
+Resume: TypeAlias = Literal["continue", "fail"]
+"""What becomes of a turn whose process died: it goes on from its last record, or it ends failed."""
+
 WHEN_BUSY: tuple[WhenBusy, ...] = ("queue", "reject")
 
 
@@ -74,6 +77,11 @@ def _name(instance: object, attribute: attrs.Attribute[Any], value: object) -> N
         raise InvalidOption(f"name is text, by which sessions find their agent again, not {value!r:.200}")
 
 
+def _resume(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value not in ("continue", "fail"):
+        raise InvalidOption(f"resume is 'continue' or 'fail', not {value!r:.200}")
+
+
 def _limits(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, Limits):
         raise InvalidOption(f"limits is a Limits, such as Limits(cycles=10), not {value!r:.200}")
@@ -98,6 +106,7 @@ class AgentSpec:
     :param model_concurrency: how many of this spec's sessions may call the model at once in a runtime; None is no bound.
     :param ladder: what is tried, in order, when the model refuses the size of a conversation and the manager did not help.
     :param context: the live object tools get when a prompt brings none.
+    :param resume: what becomes of a turn whose process died and that the session owns: ``"continue"`` from its last record, or ``"fail"``.
     """
 
     name: str = attrs.field(default="agent", validator=_name)
@@ -112,6 +121,7 @@ class AgentSpec:
     model_concurrency: int | None = attrs.field(default=None, validator=attrs.validators.optional(_bound))
     ladder: tuple[str, ...] = attrs.field(default=("clip", "drop_bodies", "window", "digest"), converter=_ladder)
     context: Any = None
+    resume: Resume = attrs.field(default="continue", validator=_resume)
 
     async def activate(self, cell: Cell, *, create: bool, **seed: Any) -> Actor:
         """Make a session's incarnation from its journal; see `ActorKind.activate`. `seed` may be ``messages=[...]``."""

@@ -146,11 +146,18 @@ State: TypeAlias = Ready | CallingModel | RunningTools | Reducing | BackingOff |
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """A turn begins with this prompt, or goes on: with the unanswered `open_calls` a recovered view ends in, or else at the top of a cycle."""
+    """A turn begins with this prompt, or goes on without one after its process died.
+
+    It goes on where the recovered view ends: with `open_calls` (of which `malformed` is as in `ModelDone`), with its end where the
+    last answer was recorded with this `stop_reason`, else at the top of a cycle. `in_doubt` are calls nobody knows the outcome of.
+    """
 
     turn: Progress
     prompt: Message | None
     open_calls: tuple[Block, ...] = ()
+    malformed: dict[str, str] = {}
+    stop_reason: str | None = None
+    in_doubt: tuple[str, ...] = ()
 
 
 class ModelDone(msgspec.Struct, frozen=True):
@@ -333,12 +340,14 @@ def step(state: State, given: Input) -> Step:
 
 
 def _begin(state: Ready, given: Begin) -> Step:
-    started: tuple[Effect, ...] = (Publish(TurnStarted, (given.turn.prompt_ids,)),)
     if given.prompt is not None:
-        started += (Record(given.prompt),)
+        return _start_cycle(given.turn, Publish(TurnStarted, (given.turn.prompt_ids,)), Record(given.prompt))
+    resumed = Publish(TurnResumed, (given.in_doubt,))
     if given.open_calls:
-        return _run_tools(given.turn, given.open_calls, (), *started)
-    return _start_cycle(given.turn, *started)
+        return _run_tools(given.turn, given.open_calls, (), resumed, malformed=given.malformed)
+    if given.stop_reason is not None:
+        return _end(given.turn, "finished", given.stop_reason, None, resumed)
+    return _start_cycle(given.turn, resumed)
 
 
 def _start_cycle(turn: Progress, *before: Effect) -> Step:

@@ -67,6 +67,13 @@ class View:
         for entry in entries:
             self.append(entry)
 
+    @classmethod
+    def of(cls, messages: list[Message], first: int, numbers: Sequence[int] | None) -> View:
+        """A view of these messages, whose entries have these numbers, or None: those that follow one another from `first` on."""
+        view = cls()
+        view.messages, view._first, view._numbers = messages, first, None if numbers is None else array("Q", numbers)
+        return view
+
     def __len__(self) -> int:
         return len(self.messages)
 

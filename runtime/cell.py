@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import traceback
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ropewalk.runtime.runtime import Runtime
 
 __all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock", "surroundings", "waiting_for"]
+
+OVERTAKEN = object()
+"""What comes of handling a message before which others have to be handled, as its actor's activation found: nothing yet."""
 
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
@@ -170,7 +173,8 @@ class Cell:
     message being handled; `reason` why it is quarantined;
     `kept` whether somebody may hold a handle, so that the cell must stay the one of its id. `unguarded` counts the messages
     of this spell of work that ran code of others in the worker's task outside any `guarded` scope; an actor that knows it
-    did not takes its message off again. `told` is what those wait for who wait until the actor has told more, None while nobody does.
+    did not takes its message off again. `overtaken`: activating
+    for the current message found others to be handled first. `told` is what those wait for who wait until the actor has told more, None while nobody does.
     """
 
     __slots__ = (
@@ -186,6 +190,7 @@ class Cell:
         "kept",
         "kind",
         "mailbox",
+        "overtaken",
         "publisher",
         "reason",
         "restarts",
@@ -209,6 +214,7 @@ class Cell:
         self.reason: str | None = None
         self.restarts = 0
         self.kept = False
+        self.overtaken = False
         self.unguarded = 0
         self.told: anyio.Event | None = None
         self._ledger: RestartLedger | None = None
@@ -258,6 +264,18 @@ class Cell:
         lost = self.mailbox.put(envelope)
         if lost is not None:
             lost.outcome.fail(MailboxFull(f"the message was dropped from the full mailbox of {self.id!r} for a later one"))
+        if not self.busy:
+            self.busy = True
+            self.runtime.workers.give(self)
+
+    def put_first(self, envelopes: Sequence[Envelope]) -> None:
+        """Have messages handled before all others, called while the actor is being activated: they were accepted before this process began."""
+        if not envelopes:
+            return
+        if self.current is not None:  # what the actor is activated for is handled when its turn comes
+            self.overtaken = True
+            envelopes = (*envelopes, self.current)
+        self.mailbox.put_first(envelopes)
         if not self.busy:
             self.busy = True
             self.runtime.workers.give(self)
@@ -314,6 +332,11 @@ class Cell:
                     envelope.outcome.fail(left)
                     outcome = Failure(Exited(left))
                 self.current = None
+                if self.overtaken:
+                    self.overtaken = False
+                    if outcome is OVERTAKEN:
+                        continue
+                    self.mailbox.withdraw(envelope)
                 if self.told is not None:
                     self.wake()
                 if type(outcome) is not Failure:
@@ -387,15 +410,14 @@ class Cell:
         return cast(Actor, self.actor)
 
     async def _handle(self, envelope: Envelope) -> Any:
-        context = envelope.context
-        if context is None:
-            context = contextvars.Context()
-        else:
-            envelope.context = None  # the context may hold the asker's whole world; let it go when the message is done
+        context = envelope.context or contextvars.Context()
         around = context.get(_working, ()) if envelope.awaited else ()
         actor = self.actor
         if actor is None:
             actor = await self._activate_within(around)
+            if self.overtaken:
+                return OVERTAKEN
+        envelope.context = None  # it may hold the asker's whole world; let it go when the message is done
         self.unguarded += 1
         context.run(_working.set, (*around, (self, envelope)))
         # A parked worker lends its task, never its context variables.

@@ -7,6 +7,7 @@ An idle mailbox holds no queue at all, because a process has far more idle actor
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 import attrs
@@ -78,6 +79,13 @@ class Mailbox(Generic[M]):
         lane.append(message)
         self._accepted += 1
         return lost
+
+    def put_first(self, messages: Iterable[M]) -> None:
+        """Take ordinary messages, in this order before all that wait: they were accepted earlier, elsewhere, so the bound does not count."""
+        earlier = list(messages)
+        if earlier:
+            self._ordinary = deque((*earlier, *(self._ordinary or ())))
+            self._accepted += len(earlier)
 
     def put_control(self, message: M) -> None:
         """Take a message that is handled before every ordinary one; raises `MailboxFull`."""

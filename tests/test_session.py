@@ -1476,9 +1476,11 @@ async def test_closing_ends_what_does_not_finish_and_says_so() -> None:
     assert turn.done
     assert waiting.done
     async with virtual_runtime(journal=journal) as runtime:
-        session = await runtime.open("me", agent(["ok"]))
-        assert await session.messages() == [told("hi"), said(calls("wait", "x")), results(("x", "Tool was interrupted.", "error"))]
+        session = await runtime.open("me", agent(["I do not know", "later it is", "ok"]))
         await session.ask("hello?")
+        doubt = ("x", "The process ended before this tool's result was known; it may or may not have had its effect.", "error")
+        turn_gone_on_with = [told("hi"), said(calls("wait", "x")), results(doubt), said("I do not know")]
+        assert await session.messages() == [*turn_gone_on_with, told("later"), said("later it is"), told("hello?"), said("ok")]
         await assert_sound(session)
 
 

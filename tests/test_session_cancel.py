@@ -196,6 +196,7 @@ def test_a_runtime_that_is_cancelled_at_any_step(name: str) -> None:
             reached.append(True)
         async with virtual_runtime(journal=runtime.journal) as later:
             again = await later.open("me", spec)
+            await later.workers.wait_idle()
             await assert_sound(again)
             assert str(await again.ask("next")) == "fine"
             await assert_sound(again)

@@ -407,7 +407,7 @@ async def test_code_of_a_turn_that_exits_has_whoever_asked_exit_and_nobody_else(
         with pytest.raises(SystemExit) as left:
             await session.ask("go")
         assert left.value.code == 3
-        assert session.status == "idle"
+        assert session.status in ("idle", "in doubt")
         assert is_valid(await session.messages())
         turn = await session.submit("go on")
         with contextlib.suppress(SystemExit):

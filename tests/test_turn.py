@@ -278,16 +278,17 @@ class TestEveryTurn:
         """The prompt before the first model call, answers before their tools, results before the next model call, everything before the end."""
         names = [effect.kind if isinstance(effect, Publish) else type(effect) for effect in turn.effects]
 
-        assert names[0] is TurnStarted
-        assert names.count(TurnStarted) == 1
+        assert names[0] in (TurnStarted, TurnResumed)
+        assert names.count(TurnStarted) == (names[0] is TurnStarted)
+        later = names[1:]
         for before, after in itertools.pairwise(names):
             assert after not in (RunTools, TurnPaused) or before in (Record, TurnStarted, TurnResumed, RunTools)
-            assert after is not CycleStarted or before in (Record, TurnStarted)
+            assert after is not CycleStarted or before in (Record, TurnResumed)
             assert before is not CycleStarted or after is CallModel
             assert before is not ModelRetry or after is Wait
             assert before is not Wait or after in (CallModel, Finish)
-            assert before is not TurnResumed or after is RunTools
-        assert names.count(TurnPaused) - names.count(TurnResumed) in (0, 1)
+            assert before is not TurnResumed or after in (RunTools, CycleStarted, Finish)
+        assert later.count(TurnPaused) - later.count(TurnResumed) in (0, 1)
 
     @given(turns())
     def test_has_acted_once_tools_were_to_run(self, turn: Conversation) -> None:
@@ -359,7 +360,13 @@ class TestLimits:
         state, effects = step(Ready(), msgspec.structs.replace(RESUMED, open_calls=()))
 
         assert isinstance(state, Ended)
-        assert effects == (Publish(TurnStarted, (("prompt",),)), Finish("finished", "limit_cycles"))
+        assert effects == (Publish(TurnResumed, ((),)), Finish("finished", "limit_cycles"))
+
+    def test_a_turn_whose_last_answer_was_recorded_is_only_ended(self) -> None:
+        state, effects = step(Ready(), msgspec.structs.replace(RESUMED, open_calls=(), stop_reason="max_tokens"))
+
+        assert isinstance(state, Ended)
+        assert effects == (Publish(TurnResumed, ((),)), Finish("finished", "max_tokens"))
 
 
 class TestModelCalls:
@@ -450,7 +457,7 @@ class TestTools:
         state, effects = step(Ready(), begin)
 
         assert isinstance(state, RunningTools) == bool(begin.open_calls)
-        assert not begin.open_calls or effects[-1] == RunTools(begin.open_calls)
+        assert not begin.open_calls or effects[-1] == RunTools(begin.open_calls, begin.malformed)
 
     def test_give_their_results_in_one_message(self) -> None:
         _, effects = played(*RUNNING, done("a", "b"))

@@ -6,6 +6,7 @@ Everything here is synchronous, so a prompt is either in the mailbox and recorde
 from __future__ import annotations
 
 from ropewalk.actors.events import PromptAccepted, PromptSettled
+from ropewalk.actors.messages import copy_of
 from ropewalk.actors.result import AgentResult, MetricsLedger
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.prompt import Prompt
@@ -31,7 +32,8 @@ def accept(cell: Cell, prompt: Prompt, when_busy: WhenBusy) -> None:
     if waits and isinstance(actor, SessionActor):
         writer = actor.writer
         try:
-            writer.write(Accepted(prompt.prompt_id, prompt.messages, prompt.owned))
+            state = copy_of(prompt.request_state) or None
+            writer.write(Accepted(prompt.prompt_id, prompt.messages, prompt.owned, prompt.key, state), prompt.key)
             writer.announce_apart(prompt.streams, PromptAccepted, prompt.prompt_id)
             writer.flush()
         except BaseException:

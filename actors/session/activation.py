@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -9,8 +10,10 @@ import anyio
 from ropewalk.actors.events import PromptSettled, SessionActivated
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.ending import announce_end
+from ropewalk.actors.session.keyed import known_by_key
 from ropewalk.actors.session.prompt import Prompt
-from ropewalk.actors.session.records import Opened, Withdrawn
+from ropewalk.actors.session.records import Kept, Opened, Withdrawn
+from ropewalk.actors.session.recovery import recover
 from ropewalk.actors.session.settling import IN_DOUBT, Ending, settle
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.session.writer import Writer
@@ -18,6 +21,7 @@ from ropewalk.actors.validity import copied, door
 from ropewalk.actors.view import Edit, Placed
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import InvalidOption, SessionExists, UnknownSession
+from ropewalk.runtime.journal import Claim
 from ropewalk.runtime.supervision import attempt
 
 if TYPE_CHECKING:
@@ -41,9 +45,8 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     if not claim.last and not create:
         await cell.journal.release(cell.id, claim.epoch)
         raise UnknownSession(f"there is no session {cell.id!r}")
-    state = SessionState()
-    state.recall([record.body for record in await cell.journal.read(cell.id)])
-    writer = Writer(cell, state, claim)
+    state, kept = await _recalled(cell, claim) if claim.last else (SessionState(), 0)
+    writer = Writer(cell, state, claim, kept)
     cell.publisher.begin_epoch(claim.epoch)
     if not claim.last:
         writer.write(Opened(spec.name, tuple(opened)))
@@ -52,12 +55,31 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     spec_handlers(spec, cell)
     writer.announce(SessionActivated, None, None, len(state.view) - len(brought))
     actor.announce_edit(Edit("opened", (), brought), None, None)
-    settle_turn_left_open(actor)
-    settle_prompts_not_here(actor, "failed")
+    # Where an incarnation was lost in this process, whoever asked has been told so; else they are no more, and their work is gone on with.
+    recovered: list[Prompt] = []
+    if cell.summary is None:
+        recovered = recover(actor)
+    else:
+        settle_turn_left_open(actor)
+        settle_prompts_not_here(actor, "failed", recovered)
     await tell(writer)
-    while settle_prompts_not_here(actor, "cancelled"):  # their askers left meanwhile, and found nobody who could have recorded it
+    while settle_prompts_not_here(actor, "cancelled", recovered):  # their askers left meanwhile, and found nobody who could have recorded it
         await tell(writer)
+    for prompt in recovered:
+        known_by_key(cell, prompt)
+    cell.put_first(recovered)
     return actor
+
+
+async def _recalled(cell: Cell, claim: Claim) -> tuple[SessionState, int]:
+    """The state, from the newest snapshot and the records after it; and the number of that snapshot."""
+    state, kept = SessionState(), 0
+    snapshot = await cell.journal.snapshot(cell.id)
+    if snapshot is not None and snapshot.number <= claim.last and isinstance(snapshot.body, Kept):
+        state.restore(snapshot.body)
+        kept = snapshot.number
+    state.recall([record.body for record in await cell.journal.read(cell.id, kept)])
+    return state, kept
 
 
 async def tell(writer: Writer) -> None:
@@ -78,15 +100,17 @@ def settle_turn_left_open(actor: SessionActor) -> None:
     state, writer = actor.state, actor.writer
     if state.turn is not None:
         prompt_ids = state.turn.prompt_ids
-        body = settle(state, state.turn, Ending("cancelled", "cancelled", None, 0, (0, 0, 0), otherwise=IN_DOUBT))
+        turn = state.turn
+        ending = Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
+        body = settle(state, turn, ending)
         writer.write(body)
-        announce_end(actor, body, None, prompt_ids)
+        announce_end(actor, body, turn.request_state, prompt_ids)
 
 
-def settle_prompts_not_here(actor: SessionActor, outcome: str) -> bool:
-    """Settle the prompts that are recorded as waiting and do not wait in this process; whether there were any."""
+def settle_prompts_not_here(actor: SessionActor, outcome: str, recovered: Sequence[Prompt]) -> bool:
+    """Settle the prompts that are recorded as waiting and neither wait in this process nor were recovered; whether there were any."""
     state, writer = actor.state, actor.writer
-    here = {envelope.prompt_id for envelope in (actor.cell.current, *actor.cell.mailbox.waiting()) if isinstance(envelope, Prompt)}
+    here = {envelope.prompt_id for envelope in (actor.cell.current, *actor.cell.mailbox.waiting(), *recovered) if isinstance(envelope, Prompt)}
     gone = [prompt_id for prompt_id in state.waiting or () if prompt_id not in here]
     for prompt_id in gone:
         writer.write(Withdrawn(prompt_id, outcome))

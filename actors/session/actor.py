@@ -23,7 +23,7 @@ from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:
     from ropewalk.actors.conversation import ConversationManager
-    from ropewalk.actors.session.state import SessionState
+    from ropewalk.actors.session.state import OpenTurn, SessionState
     from ropewalk.actors.spec import AgentSpec
 
 __all__ = ["SessionActor"]
@@ -55,6 +55,12 @@ class SessionActor:
             self._ledger = MetricsLedger(self.state.cycles, self.state.usage)
         return self._ledger
 
+    def account_for(self, turn: OpenTurn) -> None:
+        """Take what an open turn came to in other processes into the accounts; its end is yet to be recorded."""
+        read, written, total = self.state.usage
+        more = turn.usage
+        self._ledger = MetricsLedger(self.state.cycles + turn.cycles, (read + more[0], written + more[1], total + more[2]))
+
     def summary(self) -> tuple[int, int, int, tuple[int, int, int]]:
         """Messages in the view, settled turns, their model calls and tokens: what the session's handle shows when this incarnation is gone."""
         state = self.state
@@ -62,8 +68,10 @@ class SessionActor:
 
     @property
     def status(self) -> str:
-        """What the session does now: idle, running or reducing."""
-        return "idle" if self.driver is None else self.driver.status
+        """What the session does now: idle, running or reducing; in doubt is idle after a turn with a tool call whose outcome nobody knows."""
+        if self.driver is not None:
+            return self.driver.status
+        return "in doubt" if self.state.in_doubt else "idle"
 
     @property
     def tool_limits(self) -> ToolLimits:
@@ -85,8 +93,13 @@ class SessionActor:
         """Handle one message: a prompt becomes a turn, the others are done at once."""
         try:
             if isinstance(envelope, Prompt) and not envelope.left:
-                return await TurnDriver(self, envelope).run()
-            return await self._handle(envelope)
+                await TurnDriver(self, envelope).run()
+                reply = None
+            else:
+                reply = await self._handle(envelope)
+            if self.writer.is_snapshot_due:
+                await self.writer.keep_snapshot()
+            return reply
         except SystemExit as left:  # of a tool called directly, or of a handler: the asker's, and it comes where nothing is half done
             envelope.outcome.fail(left)
             return None

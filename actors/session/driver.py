@@ -6,19 +6,22 @@ turn; whoever may end the turn cancels it, and what was under way is settled aft
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.lowlevel
 
 from ropewalk.actors.errors import ModelError
-from ropewalk.actors.events import PromptAccepted
-from ropewalk.actors.messages import Block, Message
+from ropewalk.actors.events import PromptAccepted, ToolEnded
+from ropewalk.actors.messages import Block, Message, copy_of, tool_results
 from ropewalk.actors.session.ending import account_cycle, conclude, tell
 from ropewalk.actors.session.model_call import ModelCall
-from ropewalk.actors.session.records import Begun, Said
+from ropewalk.actors.session.prompt import request_state_of
+from ropewalk.actors.session.records import Begun, Resumed, Returned, Said
+from ropewalk.actors.session.recovery import Resumption, resumption
 from ropewalk.actors.session.reduction import manage_after_turn, reduce
+from ropewalk.actors.session.state import OpenTurn
 from ropewalk.actors.session.tool_calls import run_calls
 from ropewalk.actors.turn import (
     Begin,
@@ -32,6 +35,7 @@ from ropewalk.actors.turn import (
     Fault,
     Finish,
     Input,
+    ModelDone,
     Progress,
     Publish,
     Ready,
@@ -45,8 +49,9 @@ from ropewalk.actors.turn import (
 )
 from ropewalk.actors.view import Entry
 from ropewalk.runtime.errors import RuntimeClosed
+from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Exited, Failure, attempt
+from ropewalk.runtime.supervision import Exited, Failure, attempt, contain
 
 if TYPE_CHECKING:
     from ropewalk.actors.result import AgentResult
@@ -72,6 +77,7 @@ class TurnDriver:
     """
 
     __slots__ = (
+        "_answer",
         "_begun",
         "_cancelled",
         "_ended",
@@ -85,10 +91,12 @@ class TurnDriver:
         "last_said",
         "manager_failed",
         "prompt",
+        "recorded_state",
         "reduction_left",
         "request_state",
         "result",
         "results",
+        "resumption",
         "settled_in",
         "state",
         "tool_names",
@@ -99,7 +107,8 @@ class TurnDriver:
     def __init__(self, actor: SessionActor, prompt: Prompt) -> None:
         self.actor = actor
         self.prompt = prompt
-        self.turn_id = prompt.turn_id = actor.cell.runtime.clock.new_id()
+        self.resumption = None if prompt.turn_id is None else resumption(actor.state, cast(OpenTurn, actor.state.turn), actor.spec)
+        self.turn_id = prompt.turn_id = prompt.turn_id or actor.cell.runtime.clock.new_id()
         self.request_state = prompt.request_state
         self.context_object = actor.spec.context if prompt.context_object is None else prompt.context_object
         self.state: State = Ready()
@@ -114,6 +123,8 @@ class TurnDriver:
         self.tool_names: tuple[str, ...] = ()
         self.manager_failed = False
         self.reduction_left = actor.spec.limits.reduction_seconds
+        self.recorded_state: dict[str, Any] | None = None
+        self._answer: ModelDone | None = None
         self._begun = False
         self._scope: anyio.CancelScope | None = None
         self._cancelled = False
@@ -177,12 +188,14 @@ class TurnDriver:
             if publisher.given == given:
                 actor.cell.unguarded -= 1  # no handler ran but in the turn's own scope
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as ends:
-            # The runtime itself is being cancelled, or will be. What was under way is still settled and told, within a bound.
+            # The runtime itself is being cancelled, or will be. What was under way is still recorded or settled, and told, within a bound.
+            goes_on = self._goes_on_elsewhere
             self._cancelled = True
-            if isinstance(ends, KeyboardInterrupt):
-                self.prompt.outcome.fail(RuntimeClosed("an interrupt struck in this turn, and ends the runtime"))
+            why = "an interrupt struck in this turn, and ends the runtime" if isinstance(ends, KeyboardInterrupt) else "the runtime ended before the turn did"
+            if goes_on or isinstance(ends, KeyboardInterrupt):
+                self.prompt.outcome.fail(RuntimeClosed(f"{why}; it goes on where the session is opened next" if goes_on else why))
             with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-                closed = await attempt(self._close())
+                closed = await attempt(self._leave() if goes_on else self._close())
                 if isinstance(closed, Failure):
                     self.prompt.outcome.fail(closed.error)
             raise
@@ -192,16 +205,27 @@ class TurnDriver:
             if self._ended is not None:
                 self._ended.set()
 
+    @property
+    def _goes_on_elsewhere(self) -> bool:
+        """Whether the turn, which its runtime's end cuts off, is left to whoever opens the session next: the session owns it, and nobody ended it."""
+        return not (self.prompt.owned or self._cancelled or self.finish is not None) and self._begun and self.actor.spec.resume == "continue"
+
     async def _close(self) -> None:
         self._stop(None)
         await tell(self)
 
+    async def _leave(self) -> None:
+        """Record what is known of the open calls, and leave the turn unsettled."""
+        writer = self.actor.writer
+        recorded = cast(OpenTurn, writer.state.turn).results or {}
+        for call, result in self.results.items():
+            if call not in recorded:
+                writer.write(Returned(self.turn_id, call, result, self.changed_state()))
+        await writer.commit_whole()
+
     async def _drive(self) -> None:
         writer, prompt = self.actor.writer, self.prompt
-        if not writer.state.is_waiting(prompt.prompt_id):
-            # It found the session idle: the beginning of its turn records its acceptance too.
-            writer.announce(PromptAccepted, None, None, prompt.prompt_id)
-        effects = self._step(Begin(Progress(self.turn_id, (prompt.prompt_id,), self.actor.spec.limits), self._opening()))
+        effects = self._started() if self.resumption is None else self._resumed(self.resumption)
         while self.finish is None:
             # The last effect takes time, and begins once all that was recorded before it is durable.
             last = self._tell_at_once(effects)
@@ -220,8 +244,35 @@ class TurnDriver:
         self._tell_at_once(effects)
         await manage_after_turn(self)
 
+    def _started(self) -> tuple[Effect, ...]:
+        writer, prompt = self.actor.writer, self.prompt
+        if not writer.state.is_waiting(prompt.prompt_id):
+            # It found the session idle: the beginning of its turn records its acceptance too.
+            writer.announce(PromptAccepted, None, None, prompt.prompt_id)
+        return self._step(Begin(Progress(self.turn_id, (prompt.prompt_id,), self.actor.spec.limits), self._opening()))
+
+    def _resumed(self, resumption: Resumption) -> tuple[Effect, ...]:
+        """Go on with a turn whose process died. It has begun, and what its calls came to is not found out anew."""
+        actor, turn = self.actor, cast(OpenTurn, self.actor.state.turn)
+        self._begun = True
+        self.usage = turn.usage
+        self.recorded_state = turn.request_state
+        self.last_said = last_answer(actor.state.view.messages)
+        self.results.update(resumption.results)
+        actor.account_for(turn)
+        actor.writer.write(Resumed(self.turn_id, resumption.begin.in_doubt))
+        effects = self._step(resumption.begin)
+        *at_once, last = effects
+        self._tell_at_once((*at_once, last))
+        for call, result in resumption.doubtful:
+            actor.ledger.tool(call["name"], False, 0.0)
+            actor.writer.announce(ToolEnded, self.turn_id, self.request_state, copy_of(call), copy_of(result), 0.0)
+        return (last,)
+
     def _step(self, given: Input) -> tuple[Effect, ...]:
         self.state, effects = step(self.state, given)
+        if type(given) is ModelDone:
+            self._answer = given
         last = effects[-1]
         if type(last) is Finish:
             self.finish = last
@@ -296,31 +347,63 @@ class TurnDriver:
             return
         writer = self.actor.writer
         entry = Entry(writer.state.next_entry, message, self.turn_id)
-        writer.write(Said(entry))
-        self.actor.announce_entry(entry, self.request_state)
-        if message["role"] == "assistant":
+        answer = self._answer
+        if answer is not None and answer.message is message:
+            usage = None if self.call is None else self.call.usage
+            writer.write(Said(entry, usage, answer.stop_reason, answer.malformed, self.changed_state()))
             self.last_said = message
-            self.call = None
+            self.call = self._answer = None
+        else:
+            writer.write(Said(entry, request_state=self.changed_state()))
+        self.actor.announce_entry(entry, self.request_state)
         if self.results:
             self.results.clear()
 
     def _record_beginning(self, opening: Message) -> None:
-        writer, turn_id, prompt_ids = self.actor.writer, self.turn_id, (self.prompt.prompt_id,)
-        state = writer.state
+        prompt, state = self.prompt, self.actor.writer.state
         last = state.view.last
         joins = last.number if last is not None and last.message["role"] == "user" else 0
-        if len(self.prompt.messages) == 1:
-            entry = Entry(state.next_entry, opening, turn_id)
-            writer.write(Begun(turn_id, prompt_ids, (entry,), joins, self.prompt.owned))
-            self.actor.announce_entry(entry, self.request_state, joins)
-            return
-        messages = [*self.prompt.messages[:-1], opening]
-        if joins and last is not None:
-            messages[0] = joined(last.message, messages[0])
-        entries = tuple(Entry(number, message, turn_id) for number, message in enumerate(messages, state.next_entry))
-        writer.write(Begun(turn_id, prompt_ids, entries, joins, self.prompt.owned))
+        if len(prompt.messages) == 1:
+            entries: tuple[Entry, ...] = (Entry(state.next_entry, opening, self.turn_id),)
+        else:
+            messages = [*prompt.messages[:-1], opening]
+            if joins and last is not None:
+                messages[0] = joined(last.message, messages[0])
+            entries = tuple(Entry(number, message, self.turn_id) for number, message in enumerate(messages, state.next_entry))
+        self._write_beginning(entries, joins)
         for place, entry in enumerate(entries):
             self.actor.announce_entry(entry, self.request_state, 0 if place else joins)
+
+    def _write_beginning(self, entries: tuple[Entry, ...], joins: int) -> None:
+        writer, prompt, ids = self.actor.writer, self.prompt, (self.prompt.prompt_id,)
+        if writer.state.is_waiting(prompt.prompt_id):  # its acceptance says the rest
+            self.recorded_state = writer.state.waiting[prompt.prompt_id].request_state  # type: ignore[index]
+            writer.write(Begun(self.turn_id, ids, entries, joins))
+        else:
+            whole = prompt.messages if joins and prompt.key is not None else None
+            writer.write(Begun(self.turn_id, ids, entries, joins, prompt.owned, prompt.key, whole, self.changed_state()), prompt.key)
+
+    def changed_state(self) -> dict[str, Any] | None:
+        """The request state for a record, None when the records have it as it is. What JSON cannot hold stays as last recorded."""
+        state = self.request_state
+        if state == (self.recorded_state or {}):
+            return None
+        copied = contain(request_state_of, state)
+        if isinstance(copied, Failure):
+            log.warning("request_state_not_recorded", session_id=self.actor.cell.id, turn_id=self.turn_id, error=str(copied.error))
+            return None
+        self.recorded_state = copied
+        return copied
+
+
+def last_answer(messages: Sequence[Message]) -> Message | None:
+    """What an open turn said last, as far as its view still shows it."""
+    for message in reversed(messages):
+        if message["role"] == "assistant":
+            return message
+        if not tool_results(message):
+            return None
+    return None
 
 
 async def _waited(seconds: float) -> DelayOver:

@@ -41,6 +41,8 @@ def conclude(driver: TurnDriver) -> None:
         None if under_way is None else under_way.partial(),
         None if raw is None else raw.raw(),
         driver.results,
+        reason=None if finish.error is None else str(_for_the_asker(finish.error)),
+        request_state=driver.changed_state(),
     )
     body = settle(writer.state, turn, ending)
     writer.write(body)

@@ -13,6 +13,7 @@ from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, direct_tool_use, run_direct
+from ropewalk.actors.session.keyed import abandoned_unless_sent, checked_key, recorded_outcome, under_way
 from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
 from ropewalk.actors.session.state import transcribe
 from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
@@ -90,17 +91,30 @@ class Session:
     # Prompts.
 
     async def ask(
-        self, prompt: PromptLike, *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None
+        self,
+        prompt: PromptLike,
+        *,
+        request_state: dict[str, Any] | None = None,
+        context: Any = None,
+        key: str | None = None,
+        when_busy: WhenBusy | None = None,
     ) -> AgentResult:
         """Send a prompt and wait for its turn's result.
 
-        The caller owns the work: leaving (a timeout, a cancellation) withdraws the prompt, or cancels its turn.
+        The caller owns the work: leaving (a timeout, a cancellation) withdraws the prompt, or cancels its turn. With a `key` the
+        session owns it: leaving cancels nothing, the death of the process loses nothing, and asking again with the key joins the work
+        or gives its first outcome, a failure too, for ever.
 
         :param prompt: text, a list of content blocks, or a list of messages that ends with the user's.
         :param request_state: JSON values that every event of the turn carries; copied, and returned as ``result.state``.
         :param context: a live object for tools and handlers; never recorded.
+        :param key: what the prompt is known by in this session if it is sent again. Raises `KeyReused` with another prompt.
         :param when_busy: this prompt's own policy in place of the spec's.
         """
+        if key is not None:
+            refuse_deadlock(self._cell)
+            turn = await self.submit(prompt, request_state=request_state, context=context, key=key, when_busy=when_busy)
+            return await turn.result()
         made = self._prompt(prompt, request_state, context, owned=True)
         refuse_deadlock(self._cell)
         accept(self._cell, made, self._policy(when_busy))
@@ -111,21 +125,59 @@ class Session:
             if not outcome.settled:
                 withdraw(self._cell, made)
 
-    async def submit(self, prompt: PromptLike, *, request_state: dict[str, Any] | None = None, context: Any = None, when_busy: WhenBusy | None = None) -> Turn:
-        """Send a prompt and return once it is durable. The session owns the work; the handle can wait for it, watch it and cancel it."""
-        made = self._prompt(prompt, request_state, context, owned=False)
+    async def submit(
+        self,
+        prompt: PromptLike,
+        *,
+        request_state: dict[str, Any] | None = None,
+        context: Any = None,
+        key: str | None = None,
+        when_busy: WhenBusy | None = None,
+    ) -> Turn:
+        """Send a prompt and return once it is durable. The session owns the work; the handle can wait for it, watch it and cancel it.
+
+        :param key: as for `ask`: sending the prompt again gives a handle of the same work, done or not.
+        """
+        made = self._prompt(prompt, request_state, context, owned=False, key=key)
         policy = self._policy(when_busy)
-        accepted: Outcome[None] = Outcome()
-        made.accepted = accepted
+        made.accepted = Outcome()
         made.outcome.then = made.note_outcome
+        if key is not None and (there := await self._sent_before(made)) is not None:
+            return Turn(self._cell, there)
+        if not made.outcome.settled:
+            with abandoned_unless_sent(made):
+                await self._submit(made, made.accepted, policy)
+        return Turn(self._cell, made)
+
+    async def _sent_before(self, made: Prompt) -> Prompt | None:
+        """The prompt that was sent with the key before, with its outcome or at work; None when `made` is the first."""
+        while True:
+            actor = cast(SessionActor, await self._cell.activate())
+            there = under_way(self._cell, made)
+            if there is None:
+                with abandoned_unless_sent(made):
+                    recorded = await recorded_outcome(self._cell, actor, made)
+                if isinstance(recorded, Exception):
+                    made.outcome.fail(recorded)
+                elif recorded is not None:
+                    made.outcome.settle(recorded)
+                return None if recorded is None else made
+            if there.accepted is not None:
+                await there.accepted.wait_settled()
+            if not there.abandoned:
+                return there
+
+    async def _submit(self, made: Prompt, accepted: Outcome[None], policy: WhenBusy) -> None:
         waits = self._cell.busy
         accept(self._cell, made, policy)
+        made.sent = True
         actor = self._actor
         if waits and actor is not None:
             try:
                 await actor.writer.wait_durable()
             except (JournalUnavailable, Fenced):
                 if self._cell.mailbox.withdraw(made):
+                    made.sent = False
                     raise  # what its sender is told was not accepted must not run
                 await accepted.wait()  # the next incarnation has taken it already: then it is accepted by that one
         elif not made.outcome.settled:
@@ -133,7 +185,6 @@ class Session:
             await accepted.wait()
         if made.outcome.error is not None and made.turn_id is None:
             raise made.outcome.error
-        return Turn(self._cell, made)
 
     def stream(
         self,
@@ -248,10 +299,12 @@ class Session:
     def _actor(self) -> SessionActor | None:
         return cast("SessionActor | None", self._cell.actor)
 
-    def _prompt(self, prompt: object, request_state: object, context: Any, *, owned: bool) -> Prompt:
+    def _prompt(self, prompt: object, request_state: object, context: Any, *, owned: bool, key: str | None = None) -> Prompt:
+        if key is not None:
+            checked_key(key)
         runtime, messages = self._cell.runtime, prompt_messages(prompt)
         state = {} if request_state is None else request_state_of(request_state)
-        return Prompt(runtime.clock.new_id(), messages, state, context, owned=owned, new_wakeup=runtime.backend.wakeup)
+        return Prompt(runtime.clock.new_id(), messages, state, context, owned=owned, key=key, new_wakeup=runtime.backend.wakeup)
 
     def _about_to_run(self) -> Prompt | None:
         """The prompt that was sent to an idle session a moment ago, so that its turn has not begun."""

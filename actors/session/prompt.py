@@ -25,10 +25,26 @@ class Prompt(Envelope):
     """One accepted message of a user.
 
     `messages` end in the user's own words; `owned` says that the work ends when nobody waits for it any more; `left` that
-    nobody does. `accepted` is settled once the prompt is durable. `turn_id` is known once its turn has begun.
+    nobody does; `key` is what it is known by if it is sent again, and
+    `forget` ends that; `sent` that it came into the mailbox, `abandoned` that it never will. `accepted` is settled once the prompt is durable. `turn_id` is
+    known once its turn has begun, which may have been in another process.
     """
 
-    __slots__ = ("accepted", "context_object", "left", "messages", "owned", "prompt_id", "request_state", "streams", "turn_id")
+    __slots__ = (
+        "abandoned",
+        "accepted",
+        "context_object",
+        "forget",
+        "key",
+        "left",
+        "messages",
+        "owned",
+        "prompt_id",
+        "request_state",
+        "sent",
+        "streams",
+        "turn_id",
+    )
 
     outcome: Outcome[AgentResult]
 
@@ -40,9 +56,11 @@ class Prompt(Envelope):
         context_object: Any,
         *,
         owned: bool,
+        key: str | None = None,
         new_wakeup: Callable[[], Wakeup] = ANY_BACKEND.wakeup,
     ) -> None:
         super().__init__(None, awaited=owned, new_wakeup=new_wakeup)
+        self.key = key
         self.prompt_id = prompt_id
         self.messages = messages
         self.request_state = request_state
@@ -51,6 +69,9 @@ class Prompt(Envelope):
         self.left = False
         self.turn_id: str | None = None
         self.accepted: Outcome[None] | None = None
+        self.forget: Callable[[], object] | None = None
+        self.sent = False
+        self.abandoned = False
         self.streams: tuple[TurnStream, ...] = ()
 
     def attach(self, stream: TurnStream) -> None:
@@ -62,6 +83,9 @@ class Prompt(Envelope):
         """There is an outcome: whoever waits to hear that the prompt was accepted, or watches its turn, waits no more."""
         if self.accepted is not None:
             self.accepted.settle(None)
+        if self.forget is not None:
+            self.forget()
+            self.forget = None
         for stream in self.streams:
             stream.end()
         self.streams = ()  # each of them holds this prompt: together they would be garbage only the collector finds

@@ -14,12 +14,14 @@ failed     as if it had never been, unless a tool has begun: then what was done 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from ropewalk.actors.messages import Block, Message, assistant, calls_tools, error_result, tool_uses
 from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.state import OpenTurn, SessionState
+from ropewalk.actors.tools import call_keys
 from ropewalk.actors.turn import How
 from ropewalk.actors.view import Entry, rearrangement
 
@@ -43,6 +45,8 @@ class Ending(msgspec.Struct, frozen=True):
     results: Mapping[str, Block] = {}
     otherwise: str = INTERRUPTED
     """What calls without a result are answered with."""
+    reason: str | None = None
+    request_state: dict[str, Any] | None = None
 
 
 def settle(state: SessionState, turn: OpenTurn, ending: Ending) -> Settled:
@@ -59,7 +63,18 @@ def settle(state: SessionState, turn: OpenTurn, ending: Ending) -> Settled:
     aside: tuple[Entry, ...] = ()
     if ending.raw is not None and _is_news(state, ending.raw, closing):
         aside = (Entry(state.next_entry + len(closing), ending.raw, turn.turn_id),)
-    return Settled(turn.turn_id, ending.how, ending.stop_reason, ending.error, ending.cycles, ending.usage, edit, entries, aside)
+    in_doubt = turn.in_doubt + _doubtful(state, ending)
+    outcome = (turn.turn_id, ending.how, ending.stop_reason, ending.error, ending.cycles, ending.usage)
+    return Settled(*outcome, edit, entries, aside, ending.reason, in_doubt, ending.request_state)
+
+
+def _doubtful(state: SessionState, ending: Ending) -> tuple[str, ...]:
+    """The calls that are answered without anybody knowing what they came to."""
+    last = state.view.last
+    if last is None or (ending.how != "failed" and ending.otherwise != IN_DOUBT) or not calls_tools(last.message):
+        return ()
+    calls = tool_uses(last.message)
+    return tuple(call["toolUseId"] for key, call in zip(call_keys(calls), calls, strict=True) if key not in ending.results)
 
 
 def _closing(state: SessionState, ending: Ending) -> list[Message]:
@@ -97,7 +112,7 @@ def _answers(state: SessionState, results: Mapping[str, Block], otherwise: str) 
 
 
 def _results(calls: Sequence[Block], results: Mapping[str, Block], otherwise: str) -> Message:
-    blocks = [results.get(call["toolUseId"]) or error_result(call["toolUseId"], otherwise) for call in calls]
+    blocks = [results.get(key) or error_result(call["toolUseId"], otherwise) for key, call in zip(call_keys(calls), calls, strict=True)]
     return {"role": "user", "content": [{"toolResult": block} for block in blocks]}
 
 

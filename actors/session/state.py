@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ropewalk.actors.messages import Message
-from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Opened, Said, Settled, Withdrawn
+from ropewalk.actors.messages import Block, Message
+from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Kept, Opened, Resumed, Returned, Said, Settled, Usage, Withdrawn
 from ropewalk.actors.view import Entry, Transcript, View
 
 __all__ = ["OpenTurn", "SessionState", "transcribe"]
@@ -24,6 +24,10 @@ class OpenTurn(msgspec.Struct, eq=False):
     `start` is how long the view was before it, `joined` the entry its first message replaced, `before` the whole view
     before the first reduction of the turn (None: there was none), so that the turn can be undone. `spoke` says that the model
     has answered in it, `acted` that an answer called tools; the view cannot be asked, since a reduction may take both away.
+
+    The rest is what another process needs to go on with it: its prompt's `owned`, `key` and with that `messages`, the `request_state` as last
+    recorded, `cycles` and `usage` so far, of the last answer its `stop_reason`, the `results` of its calls that came back and
+    those that are `malformed`; how often the process died in it, and the calls that are `in_doubt` since.
     """
 
     turn_id: str
@@ -32,13 +36,29 @@ class OpenTurn(msgspec.Struct, eq=False):
     joined: Entry | None
     prompt_number: int
     before: View | None = None
+    owned: bool = True
+    key: str | None = None
+    messages: list[Message] | None = None
+    request_state: dict[str, Any] | None = None
     spoke: bool = False
     acted: bool = False
+    cycles: int = 0
+    usage: Usage = (0, 0, 0)
+    results: dict[str, Block] | None = None
+    malformed: dict[str, str] | None = None
+    stop_reason: str = "end_turn"
+    deaths: int = 0
+    in_doubt: tuple[str, ...] = ()
 
-    def hear(self, answer: Message) -> None:
+    def hear(self, said: Said) -> None:
         """The model has answered."""
         self.spoke = True
-        for block in answer["content"]:
+        self.cycles += 1
+        self.results = None
+        self.malformed = said.malformed or None
+        self.stop_reason = said.stop_reason
+        self.usage = _sum(self.usage, said.usage)
+        for block in said.entry.message["content"]:
             if "toolUse" in block:
                 self.acted = True
 
@@ -48,10 +68,17 @@ class OpenTurn(msgspec.Struct, eq=False):
         return [*kept, self.joined] if self.joined is not None else kept
 
 
-class SessionState:
-    """Everything about a session that its journal knows. `usage` is input, output and total tokens of all settled turns."""
+def _sum(usage: Usage, more: Usage | None) -> Usage:
+    return usage if more is None else (usage[0] + more[0], usage[1] + more[1], usage[2] + more[2])
 
-    __slots__ = ("cycles", "next_entry", "spec", "turn", "turns", "usage", "view", "waiting")
+
+class SessionState:
+    """Everything about a session that its journal knows. `usage` is input, output and total tokens of all settled turns.
+
+    `in_doubt` are calls of the last turn whose outcome nobody knows.
+    """
+
+    __slots__ = ("cycles", "in_doubt", "next_entry", "spec", "turn", "turns", "usage", "view", "waiting")
 
     def __init__(self) -> None:
         self.spec = ""
@@ -61,7 +88,23 @@ class SessionState:
         self.turn: OpenTurn | None = None
         self.turns = 0
         self.cycles = 0
-        self.usage = (0, 0, 0)
+        self.usage: Usage = (0, 0, 0)
+        self.in_doubt: tuple[str, ...] = ()
+
+    def keep(self) -> Kept:
+        """The state between two turns, as a snapshot that `restore` takes in."""
+        view = self.view
+        numbers = view.numbers
+        first, apart = (numbers.start, None) if isinstance(numbers, range) else (1, tuple(numbers))
+        waiting = () if self.waiting is None else tuple(self.waiting.values())
+        return Kept(self.spec, tuple(view.messages), self.next_entry, self.turns, self.cycles, self.usage, first, apart, waiting, self.in_doubt)
+
+    def restore(self, kept: Kept) -> None:
+        """Be, instead of new, what a snapshot says."""
+        self.spec, self.next_entry, self.in_doubt = kept.spec, kept.next_entry, kept.in_doubt
+        self.turns, self.cycles, self.usage = kept.turns, kept.cycles, kept.usage
+        self.view = View.of(list(kept.messages), kept.first, kept.numbers)
+        self.waiting = {accepted.prompt_id: accepted for accepted in kept.waiting} or None
 
     def apply(self, body: Body) -> None:
         """Take one record in."""
@@ -103,14 +146,20 @@ class SessionState:
                 self.waiting = None
 
     def _begun(self, body: Begun) -> None:
+        accepted = self.waiting.get(body.prompt_ids[0]) if self.waiting is not None and body.prompt_ids else None
         joined = self._taken_in(body)
-        self.turn = OpenTurn(body.turn_id, body.prompt_ids, len(self.view) - len(body.entries), joined, body.entries[-1].number)
+        self.turn = turn = OpenTurn(body.turn_id, body.prompt_ids, len(self.view) - len(body.entries), joined, body.entries[-1].number)
+        first = body if accepted is None else accepted
+        turn.owned, turn.key, turn.request_state = first.owned, first.key, first.request_state
+        if turn.key is not None:
+            turn.messages = first.messages or [entry.message for entry in body.entries]
 
     def _taken_in(self, body: Begun) -> Entry | None:
         """What a turn's beginning does to the view and the waiting prompts; returns the entry that was replaced."""
         if self.waiting is not None:
             for prompt_id in body.prompt_ids:
                 self._no_longer_waiting(prompt_id)
+        self.in_doubt = ()
         joined = self.view.pop() if body.joins else None
         for entry in body.entries:
             self._append(entry)
@@ -119,8 +168,26 @@ class SessionState:
     def _said(self, body: Said) -> None:
         entry = body.entry
         self._append(entry)
-        if self.turn is not None and entry.message["role"] == "assistant":
-            self.turn.hear(entry.message)
+        turn = self.turn
+        if turn is not None:
+            if entry.message["role"] == "assistant":
+                turn.hear(body)
+            if body.request_state is not None:
+                turn.request_state = body.request_state
+
+    def _returned(self, body: Returned) -> None:
+        turn = self.turn
+        if turn is not None:
+            turn.results = {**(turn.results or {}), body.call: body.result}
+            if body.request_state is not None:
+                turn.request_state = body.request_state
+
+    def _resumed(self, body: Resumed) -> None:
+        turn = self.turn
+        if turn is not None:
+            turn.deaths += 1
+            turn.in_doubt += body.in_doubt
+            self.in_doubt = turn.in_doubt
 
     def _edited(self, body: Edited) -> None:
         if self.turn is not None:
@@ -146,8 +213,8 @@ class SessionState:
         self.turn = None
         self.turns += 1
         self.cycles += body.cycles
-        read, written, total = self.usage
-        self.usage = (read + body.usage[0], written + body.usage[1], total + body.usage[2])
+        self.usage = _sum(self.usage, body.usage)
+        self.in_doubt = body.in_doubt
 
     def _withdrawn(self, body: Withdrawn) -> None:
         self._no_longer_waiting(body.prompt_id)
@@ -158,10 +225,13 @@ _FOLD: dict[type[Body], Callable[[SessionState, Any], object]] = {
     Accepted: SessionState._accepted,
     Begun: SessionState._begun,
     Said: SessionState._said,
+    Returned: SessionState._returned,
+    Resumed: SessionState._resumed,
     Edited: SessionState._edited,
     Added: SessionState._added,
     Settled: SessionState._settled,
     Withdrawn: SessionState._withdrawn,
+    Kept: SessionState.restore,
 }
 
 _FOLD_ENDED: dict[type[Body], Callable[[SessionState, Any], object]] = {**_FOLD, Begun: SessionState._taken_in}
@@ -190,5 +260,5 @@ def transcribe(transcript: Transcript, body: Body) -> None:
                 transcript.append(entry)
             for entry in aside:
                 transcript.aside(entry, how if how != "finished" or stop_reason is None else stop_reason)
-        case Accepted() | Withdrawn():
+        case Accepted() | Withdrawn() | Returned() | Resumed() | Kept():
             pass

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.actors.events import ToolEnded, ToolProgress, ToolStarted
 from ropewalk.actors.messages import Block, copy_of
-from ropewalk.actors.tools import ToolContext, run_tools, settled
+from ropewalk.actors.session.records import Returned
+from ropewalk.actors.tools import ToolContext, call_keys, run_tools, settled
 from ropewalk.actors.turn import Input, RunningTools, RunTools, ToolsDone
 from ropewalk.runtime.supervision import CancelledItself, Failure, attempt_foreign
 
@@ -32,6 +33,10 @@ async def run_calls(driver: TurnDriver, effect: RunTools) -> Input:
         return publish(ToolStarted, turn_id, request_state, copy_of(tool_use) if wanted(ToolStarted) else tool_use)
 
     def ended(tool_use: Block, result: Block, seconds: float) -> Awaitable[None] | None:
+        if any(key not in driver.results for key in keys):  # the last one's goes with the message that holds them all
+            kept = next(key for key, call in zip(keys, calls, strict=True) if call is tool_use)
+            actor.writer.write(Returned(turn_id, kept, result, driver.changed_state()))
+            actor.writer.flush()
         driver.tool_names += (tool_use["name"],)
         actor.ledger.tool(tool_use["name"], result["status"] == "success", seconds)
         if not wanted(ToolEnded):  # copies are for readers, who might change what they are shown
@@ -43,6 +48,7 @@ async def run_calls(driver: TurnDriver, effect: RunTools) -> Input:
 
     # A call whose input is no JSON object goes to the executor as the text it was: it answers with what is wrong with it.
     calls = [{**call, "input": effect.malformed[call["toolUseId"]]} if call["toolUseId"] in effect.malformed else call for call in effect.calls]
+    keys = call_keys(calls)
     running = run_tools(actor.spec.tools, calls, make_context, outcomes=driver.results, limits=actor.tool_limits, started=started, ended=ended, report=report)
     outcome = await attempt_foreign(running)
     if not isinstance(outcome, Failure):

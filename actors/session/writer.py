@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any, TypeAlias
 
 from ropewalk.actors.events import Event
@@ -18,7 +19,8 @@ from ropewalk.actors.session.state import SessionState
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.channel import HandlerFault, exit_in
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
-from ropewalk.runtime.journal import Claim, Commit
+from ropewalk.runtime.journal import Claim, Commit, Snapshot
+from ropewalk.runtime.log import log
 from ropewalk.runtime.subscription import Subscription
 from ropewalk.runtime.supervision import Failure, attempt, contain, in_words
 
@@ -27,6 +29,9 @@ __all__ = ["Writer"]
 News: TypeAlias = tuple[int, type[Event], str | None, dict[str, Any] | None, tuple[Any, ...], tuple[Subscription, ...] | None]
 """An event that waits: the batch that must be durable before it, the event itself, and where it is apart from the turn, who hears of it beside the others."""
 
+
+SNAPSHOT_EVERY = 64
+"""After how many records a snapshot is due, at least."""
 
 NEWS_KEPT = 256
 """How many announcements may wait before those of prompts that came and went are taken back."""
@@ -38,12 +43,29 @@ class Writer:
     `outbox` holds the events that wait, None when there are none.
     """
 
-    __slots__ = ("_batches", "_cell", "_durable", "_epoch", "_number", "_pending", "_staged", "_telling", "broken", "outbox", "publisher", "state")
+    __slots__ = (
+        "_batches",
+        "_cell",
+        "_durable",
+        "_epoch",
+        "_kept",
+        "_labels",
+        "_number",
+        "_pending",
+        "_staged",
+        "_telling",
+        "broken",
+        "outbox",
+        "publisher",
+        "state",
+    )
 
-    def __init__(self, cell: Cell, state: SessionState, claim: Claim) -> None:
+    def __init__(self, cell: Cell, state: SessionState, claim: Claim, kept: int = 0) -> None:
         self._cell = cell
         self._epoch = claim.epoch
         self._number = claim.last
+        self._kept = kept  # up to which record there is a snapshot
+        self._labels: dict[str, int] | None = None
         self._batches = 0  # what is written and announced from one flush to the next is one
         self._durable = 0
         self._staged: tuple[Body, ...] = ()  # not a list: an idle session would keep an empty one
@@ -63,6 +85,21 @@ class Writer:
     def is_durable(self) -> bool:
         """Whether all that was written is known to be durable."""
         return self.broken is None and not self._staged and not self._pending
+
+    @property
+    def is_snapshot_due(self) -> bool:
+        """Whether so much was written since the last snapshot that a new one costs each record little, however long the view is."""
+        since = self._number - self._kept
+        return since >= SNAPSHOT_EVERY and since >= 2 * len(self.state.view)
+
+    async def keep_snapshot(self) -> None:
+        """Save the state as a snapshot, if it is between two turns and all of it was written. Without it the session wakes as well, only later."""
+        if self.state.turn is not None or self._staged or self.broken is not None or self._kept == self._number:
+            return
+        self._kept = self._number
+        failed = await attempt(self._cell.journal.save_snapshot(self._cell.id, self._epoch, Snapshot(self._number, self.state.keep())))
+        if isinstance(failed, Failure):
+            log.warning("snapshot_not_kept", session_id=self._cell.id, error=in_words(failed.error))
 
     @property
     def batch(self) -> int:
@@ -86,10 +123,12 @@ class Writer:
                 return True
         return False
 
-    def write(self, body: Body) -> None:
-        """Take a record into the state now; it goes to the journal with the next `flush` or `commit`."""
+    def write(self, body: Body, key: str | None = None) -> None:
+        """Take a record into the state now; it goes to the journal with the next `flush` or `commit`. A `key` finds it there again."""
         self.state.apply(body)
         self._staged += (body,)
+        if key is not None:
+            self._labels = {**(self._labels or {}), key: self._number + len(self._staged)}
 
     def announce(self, kind: type[Event], turn_id: str | None, request_state: dict[str, Any] | None, *fields: Any) -> None:
         """Have an event published once everything written before the next flush is durable."""
@@ -118,11 +157,15 @@ class Writer:
     def _flush(self) -> Commit | Failure | None:
         self._batches += 1
         if self._staged:
-            written = contain(self._cell.journal.append, self._cell.id, self._epoch, self._number + 1, self._staged)
+            state = self.state
+            state, cell = self.state, self._cell
+            append = partial(cell.journal.append, unfinished=state.turn is not None or state.waiting is not None, labels=self._labels)
+            written = contain(append, cell.id, self._epoch, self._number + 1, self._staged)
             if isinstance(written, Failure):
                 return Failure(self._break(written.error))
             self._number += len(self._staged)
             self._staged = ()
+            self._labels = None
             if written is not None:
                 self._pending += ((written, self._batches),)
         if self._pending:

@@ -142,7 +142,22 @@ def turn_beginnings(prompt: st.SearchStrategy[Message] | None = None) -> st.Sear
         Progress, st.just("turn"), st.just(("prompt",)), _limits(), cycle=st.integers(1, 4), output_tokens=st.integers(0, 60), total_tokens=st.integers(60, 200)
     )
     calls = answers().map(lambda message: tuple(block["toolUse"] for block in message["content"] if "toolUse" in block))
-    return st.builds(Begin, fresh, asked) | st.builds(Begin, fresh, asked) | st.builds(Begin, resumed, st.none(), calls)
+    return st.builds(Begin, fresh, asked) | st.builds(Begin, fresh, asked) | _goings_on(resumed, calls)
+
+
+def _goings_on(progress: st.SearchStrategy[Progress], calls: st.SearchStrategy[tuple[Block, ...]]) -> st.SearchStrategy[Begin]:
+    """With open calls, some of them malformed or in doubt; at the top of a cycle; or with an answer that ended it."""
+
+    @st.composite
+    def open_turns(draw: st.DrawFn) -> Begin:
+        open_calls = draw(calls)
+        ids = [call["toolUseId"] for call in open_calls]
+        malformed = {tool_use_id: "{" for tool_use_id in draw(st.sets(st.sampled_from(ids)) if ids else st.just(set[str]()))}
+        doubtful = draw(st.lists(st.sampled_from(ids), unique=True) if ids else st.just(list[str]()))
+        stop_reason = None if open_calls else draw(st.none() | st.sampled_from(["end_turn", "max_tokens"]))
+        return Begin(draw(progress), None, open_calls, malformed, stop_reason, tuple(doubtful))
+
+    return open_turns()
 
 
 def turn_inputs(state: State) -> st.SearchStrategy[Input]:

@@ -250,7 +250,7 @@ async def run_tools(
     ended: Callable[[Block, Block, float], Awaitable[object] | None] | None = None,
     report: Callable[[Block, Any], Awaitable[object] | None] | None = None,
 ) -> list[Block]:
-    """Run the calls of one message beside each other; their results in request order.
+    """Run the calls of one message beside each other, those that have no outcome yet; the results of all in request order.
 
     The callbacks, sync or async, are called in the caller's task only, one at a time; what one raises stops the calls that
     still run and is raised. A single call runs in the caller's task itself.
@@ -270,13 +270,14 @@ async def run_tools(
         outcomes[key] = block = await run_tool(registry, tool_use, make_context, limits=limits, report=tell)
         return block, now() - begun
 
-    if len(keys) == 1:
-        [tool_use] = tool_uses
+    calls = [(key, tool_use) for key, tool_use in zip(keys, tool_uses, strict=True) if key not in outcomes]
+    if len(calls) == 1:
+        [(key, tool_use)] = calls
         await _tell(started, tool_use)
-        block, seconds = await call(keys[0], tool_use, report and partial(report, tool_use))
+        block, seconds = await call(key, tool_use, report and partial(report, tool_use))
         await _tell(ended, tool_use, block, seconds)
-    elif keys:
-        await _run_together(call, list(zip(keys, tool_uses, strict=True)), _Listener(started, ended, report))
+    elif calls:
+        await _run_together(call, calls, _Listener(started, ended, report))
     return settled(tool_uses, outcomes)  # a tool that cancelled the task it ran in took its result along
 
 

@@ -17,6 +17,7 @@ from ropewalk.actors.errors import InvalidConversation as InvalidConversation
 from ropewalk.actors.errors import InvalidPrompt as InvalidPrompt
 from ropewalk.actors.errors import InvalidRequestState as InvalidRequestState
 from ropewalk.actors.errors import InvalidTool as InvalidTool
+from ropewalk.actors.errors import KeyReused as KeyReused
 from ropewalk.actors.errors import ModelError as ModelError
 from ropewalk.actors.errors import ModelThrottled as ModelThrottled
 from ropewalk.actors.errors import NoModel as NoModel
@@ -142,6 +143,7 @@ __all__ = [
     "Journal",
     "JournalDamaged",
     "JournalUnavailable",
+    "KeyReused",
     "Limits",
     "MailboxFull",
     "MemoryJournal",

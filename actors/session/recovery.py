@@ -1,0 +1,124 @@
+"""Going on with what another process left unfinished: which turns and prompts, from where, and which tool calls may be tried again.
+
+Pure, apart from `recover`, which writes what has to be settled and gives back what has to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ropewalk.actors.events import PromptSettled
+from ropewalk.actors.messages import Block, calls_tools, copy_of, error_result, tool_uses
+from ropewalk.actors.session.ending import announce_end
+from ropewalk.actors.session.prompt import Prompt
+from ropewalk.actors.session.records import Accepted, Withdrawn
+from ropewalk.actors.session.settling import IN_DOUBT, Ending, settle
+from ropewalk.actors.session.state import OpenTurn, SessionState
+from ropewalk.actors.tools import call_keys
+from ropewalk.actors.turn import Begin, Progress
+
+if TYPE_CHECKING:
+    from ropewalk.actors.session.actor import SessionActor
+    from ropewalk.actors.spec import AgentSpec
+
+__all__ = ["DEATHS", "DIED", "Resumption", "recover", "resumption"]
+
+DEATHS = 3
+"""In which death of its process a turn is given up: it may well be what kills it."""
+
+DIED = "ProcessDied"
+"""What a turn that is not gone on with failed of, in its `Settled` record and in `TurnEnded`."""
+
+DOUBTFUL = "The process ended before this tool's result was known; it may or may not have had its effect."
+
+
+class Resumption(msgspec.Struct, frozen=True):
+    """How a turn goes on: the turn machine's first input, and the results of the open calls that are known or must not be found out."""
+
+    begin: Begin
+    results: dict[str, Block] = {}
+    doubtful: tuple[tuple[Block, Block], ...] = ()
+    """The calls in doubt, each with the result that says so."""
+
+
+def resumption(state: SessionState, turn: OpenTurn, spec: AgentSpec) -> Resumption:
+    """From where the open turn goes on: from the last thing that is recorded of it."""
+    _, written, total = turn.usage
+    progress = Progress(turn.turn_id, turn.prompt_ids, spec.limits, turn.cycles, 0, 0, written, total, turn.acted)
+    last = state.view.last
+    if last is None or last.message["role"] == "user":
+        return Resumption(Begin(progress, None))
+    if not calls_tools(last.message):
+        return Resumption(Begin(progress, None, stop_reason=turn.stop_reason))
+    calls, malformed = tool_uses(last.message), turn.malformed or {}
+    results = dict(turn.results or {})
+    doubtful: list[tuple[Block, Block]] = []
+    for key, call in zip(call_keys(calls), calls, strict=True):
+        if key not in results and not may_run_again(spec, call, malformed):
+            results[key] = doubt = error_result(call["toolUseId"], DOUBTFUL)
+            doubtful.append((call, doubt))
+    ids = tuple(call["toolUseId"] for call, _ in doubtful)
+    return Resumption(Begin(progress, None, tuple(calls), malformed, in_doubt=ids), results, tuple(doubtful))
+
+
+def may_run_again(spec: AgentSpec, call: Block, malformed: Mapping[str, str]) -> bool:
+    """Whether a call that may have begun can be run all the same: it is declared so, or no tool of ours is ever reached by it."""
+    tool = spec.tools.get(call["name"])
+    return tool is None or tool.replay != "never" or call["toolUseId"] in malformed
+
+
+def recover(actor: SessionActor) -> list[Prompt]:
+    """The prompts that another process accepted and did not come to an end with, in order, each to be handled as if it had just come.
+
+    The first of them may be the running turn's. What nobody owns any more, or has killed its process too often, is settled here.
+    """
+    state = actor.state
+    waiting = list((state.waiting or {}).values())
+    prompts: list[Prompt] = []
+    if state.turn is not None:
+        how = _given_up(state.turn, actor.spec)
+        if how is None:
+            prompts.append(_of_turn(state.turn))
+        else:
+            give_up(actor, state.turn, how)
+    for accepted in waiting:
+        if accepted.owned or actor.spec.resume == "fail":
+            outcome = "cancelled" if accepted.owned else "failed"
+            actor.writer.write(Withdrawn(accepted.prompt_id, outcome))
+            actor.writer.announce(PromptSettled, None, None, accepted.prompt_id, outcome)
+        else:
+            prompts.append(_of_acceptance(accepted))
+    return prompts
+
+
+def _given_up(turn: OpenTurn, spec: AgentSpec) -> Ending | None:
+    """How a turn ends that is not gone on with; None when it is."""
+    if turn.owned:
+        return Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
+    died = turn.deaths + 1
+    if spec.resume != "fail" and died < DEATHS:
+        return None
+    reason = "its process died" if died == 1 else f"its process died {died} times while it ran"
+    return Ending("failed", None, DIED, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT, reason=f"the turn failed: {reason}")
+
+
+def give_up(actor: SessionActor, turn: OpenTurn, ending: Ending) -> None:
+    """Give an open turn its end without going on with it."""
+    body = settle(actor.state, turn, ending)
+    actor.writer.write(body)
+    announce_end(actor, body, turn.request_state, turn.prompt_ids)
+
+
+def _of_turn(turn: OpenTurn) -> Prompt:
+    prompt = Prompt(turn.prompt_ids[0], turn.messages or [], copy_of(turn.request_state or {}), None, owned=False, key=turn.key)
+    prompt.turn_id, prompt.context = turn.turn_id, None
+    return prompt
+
+
+def _of_acceptance(accepted: Accepted) -> Prompt:
+    prompt = Prompt(accepted.prompt_id, accepted.messages, copy_of(accepted.request_state or {}), None, owned=False, key=accepted.key)
+    prompt.context = None
+    return prompt
