@@ -73,6 +73,7 @@ class SpecOptions(TypedDict, total=False):
     model_concurrency: int | None
     ladder: Sequence[str]
     context: Any
+    resume: Resume
 
 
 @attrs.frozen
@@ -113,7 +114,14 @@ class Agent:
         journal: Journal | str | os.PathLike[str] | None = None,
         **options: Unpack[SpecOptions],
     ) -> None:
-        described: dict[str, Any] = {"model": model, "tools": tools, "system_prompt": system_prompt, "conversation_manager": conversation_manager, "resume": "fail", **options}
+        described: dict[str, Any] = {
+            "model": model,
+            "tools": tools,
+            "system_prompt": system_prompt,
+            "conversation_manager": conversation_manager,
+            "resume": "fail",
+            **options,
+        }
         self._spec = AgentSpec(**described)
         self.callback_handler = PrintingCallbackHandler() if callback_handler is PRINTING else callback_handler
         self.record_direct_tool_call = record_direct_tool_call

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import msgspec
 
 from ropewalk.actors.messages import Block, Message
-from ropewalk.runtime.event import Event, Gap, HandlerFailed, StepRestarted
+from ropewalk.runtime.event import Event, Gap, HandlerFailed, SessionPassivated, StepRestarted
 
 __all__ = [
     "CycleStarted",
@@ -51,10 +51,6 @@ class SessionActivated(Event, frozen=True, gc=False):
     """A session came into memory; `entries` messages are in its view."""
 
     entries: int
-
-
-class SessionPassivated(Event, frozen=True, gc=False):
-    """A session was let go from memory; its next message brings it back."""
 
 
 class PromptAccepted(Event, frozen=True, gc=False):

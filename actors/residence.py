@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import attrs
@@ -63,6 +63,8 @@ class Stay:
 @attrs.frozen(eq=False, kw_only=True)
 class OwnSpec(AgentSpec):
     """The spec as the agent's own session has it: an incarnation that rests is moved rather than made anew."""
+
+    passivates: ClassVar[bool] = False
 
     residence: Residence
 

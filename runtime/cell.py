@@ -2,9 +2,8 @@
 
 A cell outlives its actor: the actor is one incarnation, made from the journal by its kind, dropped when it fails, made
 again for the next message. An idle cell is a small record. When a message comes, a worker from a pool of parked tasks
-takes the cell, handles what waits in its mailbox, one message at a time, and parks again. Starting a task costs several
-times what waking one does, which is why workers are kept (up to a bound); a parked task costs kilobytes, which is why
-cells have none of their own.
+takes the cell, handles what waits in its mailbox, one message at a time, and parks again. One that is idle for long may lose
+its incarnation too: letting it go is a message like any other, so nothing else of the actor's runs beside it.
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ import contextlib
 import contextvars
 import traceback
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import anyio
-import anyio.abc
 import anyio.lowlevel
 
-from ropewalk.runtime.backend import ANY_BACKEND, Backend, Wakeup
+from ropewalk.runtime.backend import ANY_BACKEND, Wakeup
+from ropewalk.runtime.channel import exit_in
 from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
+from ropewalk.runtime.event import SessionPassivated
 from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt_foreign, in_words, own_task, running_task, stepwise
+from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt, attempt_foreign, in_words, stepwise
 
 if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
@@ -34,13 +34,16 @@ if TYPE_CHECKING:
     from ropewalk.runtime.journal import Claim, Journal
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["Actor", "ActorKind", "Cell", "Envelope", "WorkerPool", "is_work_of", "messages_around", "refuse_deadlock", "surroundings", "waiting_for"]
+__all__ = ["PASSIVATE", "Actor", "ActorKind", "Cell", "Envelope", "is_work_of", "messages_around", "refuse_deadlock", "surroundings", "waiting_for"]
 
 OVERTAKEN = object()
 """What comes of handling a message before which others have to be handled, as its actor's activation found: nothing yet."""
 
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
+
+PASSIVATE = object()
+"""The body of the one message that a cell handles itself: let the incarnation go. It goes into the control lane."""
 
 
 class Actor(Protocol):
@@ -50,6 +53,10 @@ class Actor(Protocol):
 
     One whose state runs ahead of what it has published may also have ``untold()``: it gives something to await before it is
     asked again, and None when a `snapshot` tells nothing that readers have not heard.
+
+    One that holds back anything its journal does not have may have ``async passivate()``: it is called when the incarnation
+    is to be let go, and once it has returned, all there is must be in the journal. What it raises ends the incarnation as
+    `receive` does.
     """
 
     async def receive(self, envelope: Envelope) -> Any:
@@ -69,6 +76,7 @@ class ActorKind(Protocol):
     """What a runtime needs to know to keep actors of some kind.
 
     One whose records are more than plain JSON values has a ``codec`` too, a `Codec` that journals outside this process keep them by.
+    One whose actors must not be let go of while they are idle says ``passivates = False``.
     """
 
     @property
@@ -84,7 +92,8 @@ class ActorKind(Protocol):
     async def activate(self, cell: Cell, *, create: bool, **seed: Any) -> Actor:
         """Make an incarnation from the cell's journal; raises `UnknownSession` when there is none and `create` is False.
 
-        `seed` is what the caller of `Runtime.open` gave for a new actor; `SessionExists` when there is one already.
+        `seed` is what the caller of `Runtime.open` gave for a new actor; `SessionExists` when there is one already. The log is
+        claimed with `Cell.claim`, and the claim's epoch begun with `Publisher.begin_epoch`: that is the one released later.
         """
         ...
 
@@ -173,11 +182,14 @@ class Cell:
     message being handled; `reason` why it is quarantined;
     `kept` whether somebody may hold a handle, so that the cell must stay the one of its id. `unguarded` counts the messages
     of this spell of work that ran code of others in the worker's task outside any `guarded` scope; an actor that knows it
-    did not takes its message off again. `overtaken`: activating
-    for the current message found others to be handled first. `told` is what those wait for who wait until the actor has told more, None while nobody does.
+    did not takes its message off again. `overtaken`: activating for the current message found others to be handled before it. `told`
+    is what those wait for who wait until the actor has told more, None while nobody does.
+    `passivated` says that the incarnation was let go of and there has been none since: the runtime then knows the cell only
+    as long as somebody else does, which is what a handle is for.
     """
 
     __slots__ = (
+        "__weakref__",
         "_activating",
         "_idle",
         "_ledger",
@@ -191,6 +203,7 @@ class Cell:
         "kind",
         "mailbox",
         "overtaken",
+        "passivated",
         "publisher",
         "reason",
         "restarts",
@@ -215,6 +228,7 @@ class Cell:
         self.restarts = 0
         self.kept = False
         self.overtaken = False
+        self.passivated = False
         self.unguarded = 0
         self.told: anyio.Event | None = None
         self._ledger: RestartLedger | None = None
@@ -229,8 +243,39 @@ class Cell:
 
     @property
     def activating(self) -> bool:
-        """Whether an incarnation is being made, or somebody is about to make one."""
+        """Whether an incarnation is being made or let go, or somebody is about to make one."""
         return self._activating is not None or self._openers > 0
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a message is being handled or waits. Letting the incarnation go is none of them."""
+        return self.busy and not (self.following is None and any(part.body is PASSIVATE for part in self._messages))
+
+    @property
+    def following(self) -> Envelope | None:
+        """The message that is being handled, else the next one that waits."""
+        return next((part for part in self._messages if part.body is not PASSIVATE), None)
+
+    @property
+    def _messages(self) -> tuple[Envelope, ...]:
+        return (*(() if self.current is None else (self.current,)), *self.mailbox.waiting())
+
+    @property
+    def status(self) -> Literal["idle", "busy", "quarantined", "passivated"]:
+        """What there is of the actor now, and whether it has work."""
+        if self.reason is not None:
+            return "quarantined"
+        return "busy" if self.busy and self.at_work else "passivated" if self.passivated else "idle"
+
+    @property
+    def passivates(self) -> bool:
+        """Whether the actor may be let go of while it is idle; see `ActorKind`."""
+        return getattr(self.kind, "passivates", True)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether a failure of the actor still counts, so that the cell must not be forgotten."""
+        return self._ledger is not None and bool(self._ledger.counting(self.clock.monotonic(), self.runtime.restart))
 
     def does(self, part: Envelope | anyio.Event) -> bool:
         """Whether this message is being handled now, or this activation under way."""
@@ -254,31 +299,38 @@ class Cell:
         if pending is not None:
             await pending
 
-    def post(self, envelope: Envelope) -> None:
-        """Put a message into the mailbox and see to it that it is handled.
+    def post(self, envelope: Envelope, *, control: bool = False) -> None:
+        """Put a message into the mailbox, into its `control` lane or the ordinary one, and see to it that it is handled.
 
         Raises `MailboxFull`, `Quarantined` or `RuntimeClosed`; then the message was not accepted.
         """
         if self.reason is not None or not self.runtime.is_here:
             self.refuse_if_unable()
-        lost = self.mailbox.put(envelope)
-        if lost is not None:
-            lost.outcome.fail(MailboxFull(f"the message was dropped from the full mailbox of {self.id!r} for a later one"))
+        if control:
+            self.mailbox.put_control(envelope)
+        else:
+            lost = self.mailbox.put(envelope)
+            if lost is not None:
+                lost.outcome.fail(MailboxFull(f"the message was dropped from the full mailbox of {self.id!r} for a later one"))
+        self._see_to_it()
+
+    def _see_to_it(self) -> None:
+        """Have somebody work for this cell."""
         if not self.busy:
             self.busy = True
+            if self.passivated or self.runtime.passivation is not None:
+                self.runtime.take_up(self)
             self.runtime.workers.give(self)
 
     def put_first(self, envelopes: Sequence[Envelope]) -> None:
         """Have messages handled before all others, called while the actor is being activated: they were accepted before this process began."""
         if not envelopes:
             return
-        if self.current is not None:  # what the actor is activated for is handled when its turn comes
+        if self.current is not None and self.current.body is not PASSIVATE:  # what the actor is activated for is handled when its turn comes
             self.overtaken = True
             envelopes = (*envelopes, self.current)
         self.mailbox.put_first(envelopes)
-        if not self.busy:
-            self.busy = True
-            self.runtime.workers.give(self)
+        self._see_to_it()
 
     def refuse_if_unable(self) -> None:
         """Raise `RuntimeClosed` or `Quarantined` when no message can be taken."""
@@ -366,6 +418,8 @@ class Cell:
         if self._idle is not None:
             self._idle.set()
             self._idle = None
+        if (self.passivated or self.runtime.passivation is not None) and self._activating is None:
+            self.runtime.put_aside(self)
 
     def wait_told(self) -> Awaitable[None]:
         """What to await until the actor has told more of what it did, or is done with its message."""
@@ -394,6 +448,8 @@ class Cell:
             envelope.outcome.fail(error)
 
     async def _make(self, create: bool, seed: dict[str, Any]) -> Actor:
+        if self.passivated:
+            self.runtime.take_up(self)
         self._activating = done = anyio.Event()
         outer = _working.set((*_working.get(), (self, done)))
         try:
@@ -406,22 +462,59 @@ class Cell:
         finally:
             _working.reset(outer)
             self._activating = None
+            self.passivated = self.passivated and self.actor is None
             done.set()
+            if not self.busy and (self.passivated or self.runtime.passivation is not None):
+                self.runtime.put_aside(self)
         return cast(Actor, self.actor)
 
     async def _handle(self, envelope: Envelope) -> Any:
         context = envelope.context or contextvars.Context()
         around = context.get(_working, ()) if envelope.awaited else ()
         actor = self.actor
-        if actor is None:
-            actor = await self._activate_within(around)
-            if self.overtaken:
-                return OVERTAKEN
+        if envelope.body is PASSIVATE:
+            handling = self._passivate(envelope)
+        else:
+            if actor is None:
+                actor = await self._activate_within(around)
+                if self.overtaken:
+                    return OVERTAKEN
+            handling = actor.receive(envelope)
         envelope.context = None  # it may hold the asker's whole world; let it go when the message is done
         self.unguarded += 1
         context.run(_working.set, (*around, (self, envelope)))
         # A parked worker lends its task, never its context variables.
-        return await stepwise(context.run, actor.receive(envelope))
+        return await stepwise(context.run, handling)
+
+    async def _passivate(self, envelope: Envelope) -> bool:
+        """Let the incarnation go, unless somebody wants it; whether it is gone. Raises as the journal does; then it is gone too."""
+        actor = self.actor
+        if self.passivated or self.following is not None or self._activating is not None:
+            return self.passivated and self.following is None
+        hook = getattr(actor, "passivate", None)
+        if hook is not None:
+            try:
+                await hook()
+            except SystemExit as left:  # of a handler that was told something on the way
+                envelope.outcome.fail(left)
+                return False
+            if self.following is not None or self.actor is not actor:
+                return False
+        self._activating = gone = anyio.Event()  # from here on whoever wants an incarnation waits for the next one
+        try:
+            self.drop_actor()
+            await self.journal.release(self.id, self.publisher.epoch)
+            self.passivated = True
+            self.runtime.passivations += 1
+            pending = None if actor is None else self.publisher.publish(SessionPassivated, None, None)
+            told = None if pending is None else await attempt(pending)
+        finally:
+            self._activating = None
+            gone.set()
+        asked_to_exit = exit_in(told.error) if isinstance(told, Failure) else None
+        if asked_to_exit is not None:
+            envelope.outcome.fail(asked_to_exit)
+        return True
 
     async def _activate_within(self, around: tuple[tuple[Cell, Envelope | anyio.Event], ...]) -> Actor:
         """Activate for a message, which waits meanwhile: so does whoever waits for it, and nothing else of theirs comes in here."""
@@ -440,6 +533,7 @@ class Cell:
         policy = self.runtime.restart
         self._ledger = (self._ledger or RestartLedger()).failed(self.clock.monotonic(), policy)
         self.restarts += 1
+        self.runtime.restarts += 1
         # Not `exc_info`: a logger may print the locals of every frame with it, which takes long and shows what was said.
         log.error("actor_failed", session_id=self.id, restarts=self.restarts, error=type(error).__name__, trace="".join(traceback.format_exception(error)))
         if self._ledger.exhausted(policy):
@@ -448,85 +542,3 @@ class Cell:
             log.error("actor_quarantined", session_id=self.id, reason=self.reason)
         else:
             await anyio.sleep(policy.backoff.delay(len(self._ledger.times), self.clock.random()))
-
-
-class WorkerPool:
-    """Tasks that work for cells, parked between two of them.
-
-    :param tasks: the group every worker lives in.
-    :param parked: how many may wait for work; the others end when they have none.
-
-    `working` are the cells being worked for, those that began first first; `cut_off` the ids of those whose work was ended from outside.
-    """
-
-    __slots__ = ("_all_idle", "_backend", "_ends", "_host", "_idle", "_parked", "_tasks", "cut_off", "working")
-
-    def __init__(self, tasks: anyio.abc.TaskGroup, parked: int, backend: Backend) -> None:
-        self._tasks = tasks
-        self._backend = backend
-        self._parked = parked
-        self._idle: list[Wakeup] = []
-        self.working: dict[Cell, None] = {}
-        self.cut_off: list[str] = []
-        self._all_idle: anyio.Event | None = None
-        self._host = running_task()
-        self._ends = backend.effective_deadline()
-
-    async def wait_idle(self) -> None:
-        """Return when no cell is worked for."""
-        while self.working:
-            if self._all_idle is None:
-                self._all_idle = anyio.Event()
-            await self._all_idle.wait()
-
-    def give(self, cell: Cell) -> None:
-        """Have the cell worked for, by a parked worker if there is one."""
-        self.working[cell] = None
-        while self._idle:
-            parked = self._idle.pop()
-            if not parked.done():  # else it was cancelled where it waited
-                parked.set_result(cell)
-                return
-        # A clean context: a worker must not carry the context variables of whoever made the first message come.
-        contextvars.Context().run(self._tasks.start_soon, self._work, cell)
-
-    async def _work(self, first: Cell) -> None:
-        own_task(self._host)
-        with contextlib.suppress(CancelScopeLeft), guarded(self._backend.scope()):
-            await self._work_on(first)
-
-    async def _work_on(self, first: Cell) -> None:
-        """Work for one cell after the other, as long as nobody leaves a cancel scope here that would end the work of others."""
-        cell: Cell | None = first
-        del first
-        while cell is not None:
-            try:
-                await cell.work()
-            except BaseException:
-                self.cut_off.append(cell.id)
-                raise
-            finally:
-                self._done_with(cell)
-            # A look at the scopes costs as much as a wake-up, so it is kept for when there can be one too many.
-            if (cell.unguarded and self._backend.effective_deadline() < self._ends) or len(self._idle) >= self._parked:
-                return
-            cell = None
-            parked = self._backend.wakeup()
-            self._idle.append(parked)
-            try:
-                cell = await parked
-            except BaseException:
-                if parked.done() and not parked.cancelled():  # it is the end of a worker that was given a cell just then
-                    self._cut_off_before(parked.result())
-                raise
-
-    def _cut_off_before(self, cell: Cell) -> None:
-        cell.drop_waiting(RuntimeClosed("the runtime was closed before the message was handled"))
-        cell.rest()
-        self._done_with(cell)
-
-    def _done_with(self, cell: Cell) -> None:
-        del self.working[cell]
-        if self._all_idle is not None and not self.working:
-            self._all_idle.set()
-            self._all_idle = None

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 
-__all__ = ["Event", "Gap", "HandlerFailed", "StepRestarted"]
+__all__ = ["Event", "Gap", "HandlerFailed", "SessionPassivated", "StepRestarted"]
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", tag=True, gc=False):
@@ -65,6 +65,10 @@ class HandlerFailed(Event, frozen=True, gc=False):
     error: str
     kind: str
     """The kind of the event it was given."""
+
+
+class SessionPassivated(Event, frozen=True, gc=False):
+    """A session was let go from memory; its next message brings it back."""
 
 
 class StepRestarted(Event, frozen=True, gc=False):

@@ -30,9 +30,9 @@ class ActorRef:
         return self._cell.id
 
     @property
-    def status(self) -> Literal["idle", "busy", "quarantined"]:
-        """What the actor does now."""
-        return "quarantined" if self._cell.reason is not None else "busy" if self._cell.busy else "idle"
+    def status(self) -> Literal["idle", "busy", "quarantined", "passivated"]:
+        """What the actor does now; passivated is one that is out of memory until its next message."""
+        return self._cell.status
 
     @property
     def restarts(self) -> int:

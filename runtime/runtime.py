@@ -10,6 +10,7 @@ import contextvars
 import os
 import re
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -17,18 +18,21 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import attrs
 
 from ropewalk.runtime.backend import ANY_BACKEND, running_backend
-from ropewalk.runtime.cell import ActorKind, Cell, WorkerPool, is_work_of
+from ropewalk.runtime.cell import PASSIVATE, ActorKind, Cell, Envelope, is_work_of, refuse_deadlock
 from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnError, Publisher
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.journal import Journal, JournalStatistics, journal_at
 from ropewalk.runtime.journal.keeping import Keeping
+from ropewalk.runtime.passivation import Passivation
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
+from ropewalk.runtime.workers import WorkerPool
 
 __all__ = ["Runtime", "RuntimeStatistics", "SessionInfo", "ShutdownReport", "SyncCalls", "check_session_id", "current_runtime", "enclosing_runtime"]
 
@@ -60,13 +64,18 @@ def check_session_id(session_id: object) -> str:
 
 @attrs.frozen
 class RuntimeStatistics:
-    """What a runtime holds now: actors `known`, `resident` (in memory), `busy`, `quarantined`; and its channel's and journal's own."""
+    """What a runtime holds now: actors `known`, `resident` (in memory), `busy`, `quarantined`; and its channel's and journal's own.
+
+    Known are those in memory and those somebody holds a handle of; the journal counts the others. `restarts` and
+    `passivations` are how often any actor has failed, or was let go from memory, since the runtime was opened.
+    """
 
     known: int
     resident: int
     busy: int
     quarantined: int
     restarts: int
+    passivations: int
     events: ChannelStatistics
     journal: JournalStatistics
 
@@ -99,6 +108,8 @@ class Runtime:
     :param sync_calls: where users' plain functions run.
     :param workers: how many tasks may stay parked between two messages.
     :param grace: seconds the busy actors get to finish when the runtime closes; then they are cancelled.
+    :param idle_seconds: after how many seconds without a message an actor leaves memory; None lets it stay.
+    :param resident_limit: how many actors may be in memory; above it those that have been idle for longest leave. None is no limit.
 
     Leaving the block first lets the mailboxes drain for `grace` seconds: nothing is accepted from outside then, but actors
     may still send to one another. Leaving it with an exception cancels at once. `report` says afterwards how it went.
@@ -116,6 +127,8 @@ class Runtime:
         sync_calls: SyncCalls = "thread",
         workers: int = 1024,
         grace: float = GRACE_SECONDS,
+        idle_seconds: float | None = None,
+        resident_limit: int | None = None,
     ) -> None:
         if sync_calls not in ("thread", "inline"):
             raise InvalidOption(f"sync_calls is 'thread' or 'inline', not {sync_calls!r}")
@@ -125,8 +138,9 @@ class Runtime:
             raise InvalidOption(f"workers is how many tasks may stay parked, 0 or more, not {workers!r}")
         if clock is not None and seed is not None:
             raise InvalidOption("a clock has its own randomness: give a clock or a seed, not both")
-        self.journal = journal_at(journal)
         self.clock = clock or Clock(seed)
+        self.passivation = Passivation(self, idle_seconds, resident_limit) if idle_seconds is not None or resident_limit is not None else None
+        self.journal = journal_at(journal)
         self.restart = restart or RestartPolicy()
         self.sync_calls: SyncCalls = sync_calls
         self.events = Channel(self.clock, replay, self._resident)
@@ -141,6 +155,9 @@ class Runtime:
         self._parked = workers
         self._grace = grace
         self._cells: dict[str, Cell] = {}
+        self._passive: weakref.WeakValueDictionary[str, Cell] = weakref.WeakValueDictionary()
+        self.restarts = 0
+        self.passivations = 0
         self._state: Literal["new", "open", "closing", "closed"] = "new"
         self._tasks: anyio.abc.TaskGroup
         self._services: Services
@@ -184,6 +201,8 @@ class Runtime:
                 self.workers = WorkerPool(self._tasks, self._parked, self.backend)
                 self._state = "open"
                 self._thread = threading.get_ident()
+                if self.passivation is not None:
+                    self.start(self.passivation.run)
                 try:
                     yield
                     self._state = "closing"
@@ -246,19 +265,50 @@ class Runtime:
         cell = self._cell(check_session_id(session_id), kind)
         if cell.kind.name != kind.name:
             raise SessionExists(f"{session_id!r} is a {cell.kind.name!r} in this runtime and cannot be opened as a {kind.name!r}")
+        if cell.passivated and not cell.busy and not cell.activating:
+            cell.kind = kind  # as if nobody held a handle of it
         try:
             await cell.activate(create=create, **seed)
             cell.kept = True
         finally:
             if not cell.kept and not cell.activating:
                 self.release(cell)
+        if self.passivation is not None:
+            self.passivation.touch(cell)
+            if self.passivation.is_full:  # whoever opens one after the other must let those leave for which there is no room
+                await anyio.lowlevel.checkpoint()
         self.refuse_if_closed()
         return cell.kind.handle(cell)
 
     def find(self, session_id: str) -> Any:
-        """The handle of an actor in this runtime's memory, None when there is none of this id."""
+        """The handle of an actor in this runtime's memory, None when there is none of this id, or it was let go of: `open` brings it back."""
         cell = self._cells.get(session_id)
-        return cell.kind.handle(cell) if cell is not None and cell.kept else None
+        return cell.kind.handle(cell) if cell is not None and cell.kept and cell.status != "passivated" else None
+
+    async def passivate(self, session_id: str) -> bool:
+        """Let an actor go from memory; its handles stay valid, and its next message brings it back from the journal.
+
+        It waits for the message that is being handled. Returns whether the actor is out of memory: False where it is quarantined,
+        is being brought in, or has messages that wait, which come first. Raises `JournalUnavailable` when the journal fails;
+        then the incarnation is dropped, and nothing that was acknowledged is lost. Raises `WouldDeadlock` in code of the actor's own
+        message, and `InvalidOption` for an `Agent`'s own conversation, which rests by itself between calls.
+        """
+        self.refuse_if_closed()
+        cell = self._cells.get(check_session_id(session_id))
+        if cell is None or cell.status == "passivated":
+            return True
+        if not cell.passivates:
+            raise InvalidOption(f"{session_id!r} is an agent's own conversation, which leaves this runtime by itself when no call is at work")
+        if cell.reason is not None:
+            return False
+        refuse_deadlock(cell)
+        letting_go = Envelope(PASSIVATE)
+        cell.post(letting_go, control=True)
+        try:
+            return bool(await letting_go.outcome.wait())
+        finally:
+            if not letting_go.outcome.settled:
+                cell.mailbox.withdraw(letting_go)
 
     def revive(self, session_id: str) -> None:
         """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""
@@ -271,8 +321,7 @@ class Runtime:
         """Every session the runtime or its journal knows, by id."""
         seen = dict(self._cells)
         for cell in sorted(seen.values(), key=lambda cell: cell.id):
-            status: Literal["idle", "busy", "quarantined"] = "quarantined" if cell.reason is not None else "busy" if cell.busy else "idle"
-            yield SessionInfo(cell.id, cell.kind.name, status, len(cell.mailbox))
+            yield SessionInfo(cell.id, cell.kind.name, cell.status, len(cell.mailbox))
         after = ""
         while page := await self.journal.actors(after):
             for actor in page:
@@ -284,11 +333,12 @@ class Runtime:
         """A frozen record of what the runtime holds now."""
         cells = self._cells.values()
         return RuntimeStatistics(
-            known=len(self._cells),
+            known=len(self._cells) + len(self._passive),
             resident=sum(cell.actor is not None for cell in cells),
-            busy=sum(cell.busy for cell in cells),
+            busy=sum(cell.busy and cell.at_work for cell in cells),
             quarantined=sum(cell.reason is not None for cell in cells),
-            restarts=sum(cell.restarts for cell in cells),
+            restarts=self.restarts,
+            passivations=self.passivations,
             events=self.events.statistics(),
             journal=self.journal.statistics(),
         )
@@ -324,14 +374,38 @@ class Runtime:
         self._keeping.let_go(journal)
 
     def known(self, actor_id: str) -> Cell | None:
-        """The cell of this id, None when there is none."""
-        return self._cells.get(actor_id)
+        """The cell of this id, None when there is none; also of an actor that was let go of while somebody holds its handle."""
+        return self._cells.get(actor_id) or self._passive.get(actor_id)
+
+    def take_up(self, cell: Cell) -> None:
+        """A cell has something to do: it is known to the runtime, if it was not, and no more at rest."""
+        if cell.passivated and self._cells.get(cell.id) is not cell:
+            self._passive.pop(cell.id, None)
+            self._cells[cell.id] = cell
+            cell.publisher = self.events.publisher(cell.id)
+        if self.passivation is not None:
+            self.passivation.woken(cell)
+
+    def put_aside(self, cell: Cell) -> None:
+        """A cell has nothing to do: one that was let go of is forgotten but for its handles, any other is at rest."""
+        if self.passivation is not None:
+            self.passivation.left(cell)
+        if self._cells.get(cell.id) is not cell:
+            return
+        if cell.passivated and not cell.is_in_doubt:
+            del self._cells[cell.id]
+            self.events.forget(cell.id)
+            self._passive[cell.id] = cell
+        elif self.passivation is not None:
+            self.passivation.rested(cell)
 
     def release(self, cell: Cell) -> None:
         """Forget an idle cell; whoever opens its id next gets a new one."""
         if self._cells.get(cell.id) is cell and not cell.busy:
             del self._cells[cell.id]
             self.events.forget(cell.id)
+            if self.passivation is not None:
+                self.passivation.left(cell)
 
     def resource(self, key: Any, make: Callable[[], T]) -> T:
         """Something the actors of a kind share in this runtime, made on first use and gone with the runtime."""
@@ -352,14 +426,14 @@ class Runtime:
         contextvars.Context().run(self._tasks.start_soon, work, *arguments)
 
     def _cell(self, actor_id: str, kind: ActorKind, journal: Journal | None = None) -> Cell:
-        cell = self._cells.get(actor_id)
+        cell = self.known(actor_id)
         if cell is None:
             cell = self._cells[actor_id] = Cell(self, actor_id, kind, journal or self.journal, self.events.publisher(actor_id))
         return cell
 
     async def _resident(self, session_id: str) -> tuple[Publisher, Callable[[], Event]]:
         self.refuse_if_closed()
-        cell = self._cells.get(session_id)
+        cell = self.known(session_id)
         if cell is None:
             raise InvalidOption(f"no session {session_id!r} is open in this runtime; open it before subscribing after a cursor")
         actor = await cell.activate()

@@ -362,7 +362,11 @@ class RestartLedger:
 
     def failed(self, now: float, policy: RestartPolicy) -> RestartLedger:
         """The ledger after one failure more; those older than the policy's window are forgotten."""
-        return RestartLedger((*(time for time in self.times if now - time <= policy.within), now))
+        return RestartLedger((*self.counting(now, policy), now))
+
+    def counting(self, now: float, policy: RestartPolicy) -> tuple[float, ...]:
+        """The failures that still count now."""
+        return tuple(time for time in self.times if now - time <= policy.within)
 
     def exhausted(self, policy: RestartPolicy) -> bool:
         """Whether the actor has failed more often than its policy allows."""

@@ -24,7 +24,7 @@ def accept(cell: Cell, prompt: Prompt, when_busy: WhenBusy) -> None:
 
     Raises `SessionBusy`, `MailboxFull`, `Quarantined`, `RuntimeClosed` or `JournalUnavailable`; then it was not accepted.
     """
-    if when_busy == "reject" and cell.busy:
+    if when_busy == "reject" and cell.at_work:
         raise SessionBusy(f"{cell.id!r} is working on a turn; when_busy='queue' would let the prompt wait")
     waits = cell.busy
     cell.post(prompt)

@@ -57,7 +57,7 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     actor.announce_edit(Edit("opened", (), brought), None, None)
     # Where an incarnation was lost in this process, whoever asked has been told so; else they are no more, and their work is gone on with.
     recovered: list[Prompt] = []
-    if cell.summary is None:
+    if cell.summary is None or cell.passivated:
         recovered = recover(actor)
     else:
         settle_turn_left_open(actor)

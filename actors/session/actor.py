@@ -123,6 +123,11 @@ class SessionActor:
             case other:
                 raise TypeError(f"a session does not know the message {other!r:.200}")
 
+    async def passivate(self) -> None:
+        """Have the journal hold, and readers hear of, all there is: the incarnation is about to be let go."""
+        await self.writer.commit_whole()
+        await self.writer.keep_snapshot()
+
     def untold(self) -> Awaitable[None] | None:
         """What to wait for before a snapshot tells no more than readers have heard. Code of the turn itself must not wait for that."""
         if any(cell is self.cell for cell, _ in messages_around()):

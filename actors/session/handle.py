@@ -76,12 +76,15 @@ class Session:
 
     @property
     def status(self) -> str:
-        """What the session does now: idle, running, reducing or quarantined."""
-        if self._cell.reason is not None:
-            return "quarantined"
-        actor = self._actor
-        status = "idle" if actor is None else actor.status
-        return "running" if status == "idle" and self._cell.busy else status
+        """What the session does now: idle, running, reducing, quarantined, or passivated, which is idle and out of memory.
+
+        In doubt is idle too: the last turn had a tool call whose outcome nobody knows, because its process died or the turn failed then.
+        """
+        actor, status = self._actor, self._cell.status
+        shown = status if actor is None else actor.status
+        if status in ("idle", "busy") and shown in ("idle", "in doubt"):
+            return "running" if status == "busy" else shown
+        return shown if status in ("idle", "busy") else status
 
     def statistics(self) -> SessionStatistics:
         """A frozen record of what the session holds and has done; between two incarnations, as the last one knew it."""
@@ -308,8 +311,7 @@ class Session:
 
     def _about_to_run(self) -> Prompt | None:
         """The prompt that was sent to an idle session a moment ago, so that its turn has not begun."""
-        cell = self._cell
-        following = cell.current or next(iter(cell.mailbox.waiting()), None) if cell.busy else None
+        following = self._cell.following if self._cell.busy else None
         return following if isinstance(following, Prompt) else None
 
     def _policy(self, when_busy: WhenBusy | None) -> WhenBusy:

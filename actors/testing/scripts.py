@@ -152,7 +152,7 @@ def _goings_on(progress: st.SearchStrategy[Progress], calls: st.SearchStrategy[t
     def open_turns(draw: st.DrawFn) -> Begin:
         open_calls = draw(calls)
         ids = [call["toolUseId"] for call in open_calls]
-        malformed = {tool_use_id: "{" for tool_use_id in draw(st.sets(st.sampled_from(ids)) if ids else st.just(set[str]()))}
+        malformed = dict.fromkeys(draw(st.sets(st.sampled_from(ids)) if ids else st.just(set[str]())), "{")
         doubtful = draw(st.lists(st.sampled_from(ids), unique=True) if ids else st.just(list[str]()))
         stop_reason = None if open_calls else draw(st.none() | st.sampled_from(["end_turn", "max_tokens"]))
         return Begin(draw(progress), None, open_calls, malformed, stop_reason, tuple(doubtful))
