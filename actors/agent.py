@@ -34,7 +34,7 @@ from ropewalk.actors.session.direct import direct_tool_use, run_direct
 from ropewalk.actors.session.handle import PromptLike, Session
 from ropewalk.actors.session.prompt import prompt_messages, request_state_of
 from ropewalk.actors.session.stream import AskStream, OnLeave
-from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
+from ropewalk.actors.spec import AgentSpec, Resume, WhenBusy, check_when_busy
 from ropewalk.actors.transient import Place
 from ropewalk.actors.validity import copied, door
 from ropewalk.runtime.cell import Cell

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ropewalk.actors.session.handle import Session
     from ropewalk.runtime.journal import Codec
 
-__all__ = ["WHEN_BUSY", "AgentSpec", "WhenBusy", "check_when_busy"]
+__all__ = ["WHEN_BUSY", "AgentSpec", "Resume", "WhenBusy", "check_when_busy"]
 
 WhenBusy: TypeAlias = Literal["queue", "reject"]
 """What a prompt does that finds its session at work: wait its turn, or raise `SessionBusy`."""

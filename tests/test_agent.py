@@ -1171,7 +1171,7 @@ class Watched(MemoryJournal):
 
     def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Any:
         assert "close" not in self.calls, "written to after it was closed"
-        return super().append(actor_id, epoch, first, bodies)
+        return super().append(actor_id, epoch, first, bodies, **more)
 
 
 @pytest.mark.anyio

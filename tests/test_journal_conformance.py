@@ -51,8 +51,8 @@ class IgnoresEpochs(MemoryJournal):
             raise Fenced(actor_id)
         return self._logs[actor_id]
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
-        return super().append(actor_id, epoch, len(self._owned(actor_id, epoch).bodies) + 1, bodies)
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        return super().append(actor_id, epoch, len(self._owned(actor_id, epoch).bodies) + 1, bodies, **more)
 
 
 class LetsAnOldEpochOvertake(MemoryJournal):
@@ -85,15 +85,15 @@ class NeverReleases(MemoryJournal):
 class Reorders(MemoryJournal):
     """Writes a batch from its end."""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
-        return super().append(actor_id, epoch, first, bodies[::-1])
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        return super().append(actor_id, epoch, first, bodies[::-1], **more)
 
 
 class TearsBatches(MemoryJournal):
     """Writes the records of a batch one after the other, with a look around in between."""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
-        super().append(actor_id, epoch, first, bodies[:1])
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        super().append(actor_id, epoch, first, bodies[:1], **more)
         return Rest(self, actor_id, bodies[1:])
 
 
@@ -119,25 +119,25 @@ class CountsTwice(MemoryJournal):
 class RedactsNothing(MemoryJournal):
     """Forgets to replace what is to be replaced."""
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
-        await super().redact(actor_id, epoch, {}, first, bodies)
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
+        await super().redact(actor_id, epoch, {}, first, bodies, **more)
 
 
 class KeepsTheSnapshot(MemoryJournal):
     """Redacts the records and leaves the text in the snapshot."""
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
         snapshot = self._logs[actor_id].snapshot
-        await super().redact(actor_id, epoch, replaced, first, bodies)
+        await super().redact(actor_id, epoch, replaced, first, bodies, **more)
         self._logs[actor_id].snapshot = snapshot
 
 
 class LeavesTextBehind(MemoryJournal):
     """Shows nothing of what was redacted, and has it still."""
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
         vars(self._logs).setdefault("left", []).extend(self._logs[actor_id].bodies[number - 1] for number in replaced)
-        await super().redact(actor_id, epoch, replaced, first, bodies)
+        await super().redact(actor_id, epoch, replaced, first, bodies, **more)
 
 
 class PagesByPlace(MemoryJournal):
@@ -156,16 +156,16 @@ class PagesByPlace(MemoryJournal):
 class ForgetsBytes(MemoryJournal):
     """Keeps bytes as text."""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
-        return super().append(actor_id, epoch, first, [body.decode("latin1") if isinstance(body, bytes) else body for body in bodies])
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        return super().append(actor_id, epoch, first, [body.decode("latin1") if isinstance(body, bytes) else body for body in bodies], **more)
 
 
 class GoesOnWhenFull(MemoryJournal):
     """Throws away what it has no room for, and says nothing."""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
         try:
-            commit = super().append(actor_id, epoch, first, bodies)
+            commit = super().append(actor_id, epoch, first, bodies, **more)
         except JournalUnavailable:
             return None
         return commit if commit is None or self._logs[actor_id].broken is False else None
@@ -184,6 +184,29 @@ class OverreadsLimits(MemoryJournal):
 
     async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
         return await super().read(actor_id, after, None if limit is None else limit + 1)
+
+
+class ForgetsWork(MemoryJournal):
+    """Takes an actor's work for done when its owner gives it up."""
+
+    async def release(self, actor_id: str, epoch: int) -> None:
+        await super().release(actor_id, epoch)
+        if actor_id in self._logs and self._logs[actor_id].owner is None:
+            self._logs[actor_id].unfinished = False
+
+
+class OffersWorkInHand(MemoryJournal):
+    """Lists what another living owner is at."""
+
+    async def unfinished(self, after: str = "", limit: int = 1000) -> Sequence[KnownActor]:
+        return self._page(after, limit, lambda log: log.unfinished)
+
+
+class RedactsWork(MemoryJournal):
+    """Forgets the work that a redaction leaves under way."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
+        await super().redact(actor_id, epoch, replaced, first, bodies)
 
 
 BROKEN: list[tuple[type[MemoryJournal], str]] = [
@@ -205,6 +228,9 @@ BROKEN: list[tuple[type[MemoryJournal], str]] = [
     (GoesOnWhenFull, "full"),
     (ForgetfulSnapshots, "life"),
     (OverreadsLimits, "life"),
+    (ForgetsWork, "life"),
+    (OffersWorkInHand, "life"),
+    (RedactsWork, "life"),
 ]
 
 

@@ -321,7 +321,7 @@ class Odd(MemoryJournal):
     def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Any:
         if self.where == "append":
             raise KeyError("bug")
-        super().append(actor_id, epoch, first, bodies)
+        super().append(actor_id, epoch, first, bodies, **more)
         return self if self.where == "wait" else None
 
     async def wait(self) -> None:

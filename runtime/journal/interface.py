@@ -152,10 +152,13 @@ class Journal(Protocol):
         """Own the actor no more, so that another owner can claim it at once. Does nothing for an epoch that is not the newest."""
         ...
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None) -> Commit | None:
+    def append(
+        self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None, *, unfinished: bool = False
+    ) -> Commit | None:
         """Add records numbered from `first`, all or none. None means durable already, else wait for the commit.
 
         :param durability: what the commit waits for; None is the journal's own.
+        :param unfinished: whether the actor has work under way after these records, which somebody must go on with if this owner cannot; see `unfinished`.
 
         Raises `Fenced` for an epoch that is not the newest, `JournalUnavailable` when nothing could be written.
         """
@@ -188,8 +191,18 @@ class Journal(Protocol):
         """
         ...
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+    async def unfinished(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
+        """The next actors whose newest records were appended as `unfinished`, and that no other living owner has; paged as `actors` is.
+
+        So these are what owners that are dead left in the middle of something, what was released so, and what this owner has under way itself.
+        Costs nothing for actors that were released with their work done.
+        """
+        ...
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], *, unfinished: bool = False) -> None:
         """Replace the bodies of records under their numbers and add records, all in one; every snapshot of the actor goes with it.
+
+        What is replaced says nothing of unfinished work, what is added does, as in `append`.
 
         When this returns, it is durable, and the old bodies are in none of the journal's files. Raises as `append` does, and `InvalidOption` for a
         number there is no record of.

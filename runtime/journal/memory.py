@@ -25,7 +25,7 @@ Fault: TypeAlias = Literal["refuse", "lose"] | None
 
 
 class _Log:
-    __slots__ = ("bodies", "broken", "epoch", "kind", "owner", "snapshot", "spans")
+    __slots__ = ("bodies", "broken", "epoch", "kind", "owner", "snapshot", "spans", "unfinished")
 
     def __init__(self, kind: str, epoch: int) -> None:
         self.kind = kind
@@ -34,9 +34,13 @@ class _Log:
         self.spans = array("Q")  # the first record number and the epoch of each claim that wrote, one after the other
         self.epoch = epoch
         self.broken = False
+        self.unfinished = False
         self.snapshot: Snapshot | None = None
 
-    def add(self, first: int, epoch: int, bodies: Sequence[Any]) -> None:
+    def add(self, first: int, epoch: int, bodies: Sequence[Any], unfinished: bool) -> None:
+        if not bodies:
+            return
+        self.unfinished = unfinished
         if not self.spans or self.spans[-1] != epoch:
             self.spans.extend((first, epoch))
         self.bodies.extend(bodies)
@@ -132,12 +136,14 @@ class MemoryJournal:
             if not log.bodies:
                 self._logs.forget(actor_id)
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None) -> Commit | None:
+    def append(
+        self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None, *, unfinished: bool = False
+    ) -> Commit | None:
         """Add records, all or none; see `Journal.append`."""
         log, commit = self._written(actor_id, epoch, first)
         if commit is not None:
             return commit
-        log.add(first, epoch, bodies)
+        log.add(first, epoch, bodies, unfinished)
         return _Delayed(self._lag) if self._lag and durability != "memory" else None
 
     async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
@@ -171,11 +177,18 @@ class MemoryJournal:
 
     async def actors(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
         """The next actors that have records, by id; see `Journal.actors`."""
-        logs = self._logs
-        having = (actor_id for actor_id in logs.after(after) if logs[actor_id].bodies)
-        return [KnownActor(actor_id, logs[actor_id].kind, len(logs[actor_id].bodies)) for actor_id in islice(having, limit)]
+        return self._page(after, limit, lambda log: bool(log.bodies))
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+    async def unfinished(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
+        """The next actors that have work nobody else is at; see `Journal.unfinished`."""
+        return self._page(after, limit, lambda log: log.unfinished and not self._is_elsewhere(log))
+
+    def _page(self, after: str, limit: int, wanted: Callable[[_Log], bool]) -> Sequence[KnownActor]:
+        logs = self._logs
+        found = (actor_id for actor_id in logs.after(after) if wanted(logs[actor_id]))
+        return [KnownActor(actor_id, logs[actor_id].kind, len(logs[actor_id].bodies)) for actor_id in islice(found, limit)]
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], *, unfinished: bool = False) -> None:
         """Replace bodies and add records, all or none; see `Journal.redact`."""
         log = self._owned(actor_id, epoch)
         for number in replaced:
@@ -187,7 +200,7 @@ class MemoryJournal:
         for number, body in replaced.items():
             log.bodies[number - 1] = body
         log.snapshot = None
-        log.add(first, epoch, bodies)
+        log.add(first, epoch, bodies, unfinished)
 
     async def delete(self, actor_id: str) -> bool:
         """Forget an actor and its log; see `Journal.delete`."""
@@ -234,7 +247,9 @@ class MemoryJournal:
             raise Fenced(f"{actor_id!r} is written under epoch {newest} now; epoch {epoch} may not write it")
         return log
 
+    def _is_elsewhere(self, log: _Log) -> bool:
+        return log.owner is not None and log.owner is not self and log.owner._opened > 0
+
     def _refuse_elsewhere(self, actor_id: str, log: _Log) -> None:
-        owner = log.owner
-        if owner is not None and owner is not self and owner._opened:
+        if self._is_elsewhere(log):
             raise SessionElsewhere(f"{actor_id!r} is owned by another runtime that is alive")

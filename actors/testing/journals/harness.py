@@ -124,17 +124,17 @@ class Writer:
         self.epoch = claim.epoch
         self.last = claim.last
 
-    def append(self, bodies: Sequence[Any], off: int = 0) -> Commit | None:
+    def append(self, bodies: Sequence[Any], off: int = 0, unfinished: bool = False) -> Commit | None:
         """Records after the last one, or `off` from there."""
-        commit = self.journal.append(self.actor_id, self.epoch, self.last + 1 + off, bodies)
+        commit = self.journal.append(self.actor_id, self.epoch, self.last + 1 + off, bodies, unfinished=unfinished)
         self.last += len(bodies)
         return commit
 
 
-async def write(writer: Writer, bodies: Sequence[Any], off: int = 0) -> RopewalkError | None:
+async def write(writer: Writer, bodies: Sequence[Any], off: int = 0, unfinished: bool = False) -> RopewalkError | None:
     """Append and wait; why it was refused, None when it is durable."""
     try:
-        commit = writer.append(bodies, off)
+        commit = writer.append(bodies, off, unfinished)
         if commit is not None:
             await commit.wait()
     except (Fenced, JournalUnavailable) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ropewalk.actors.testing.journals.harness import Damage, JournalHarness, Writer, owner, write
 from ropewalk.runtime.errors import Fenced, JournalDamaged, JournalUnavailable
-from ropewalk.runtime.journal import Commit, Journal, Snapshot
+from ropewalk.runtime.journal import Commit, Journal, KnownActor, Snapshot
 
 __all__ = ["LAWS", "Law", "listed"]
 
@@ -27,10 +27,10 @@ class Law:
     needs: tuple[str, ...] = ()
 
 
-async def listed(journal: Journal, limit: int = 2) -> list[str]:
-    """The ids of all actors, page after page."""
+async def listed(pages: Callable[[str, int], Awaitable[Sequence[KnownActor]]], limit: int = 2) -> list[str]:
+    """The ids of all actors that `Journal.actors`, or `Journal.unfinished`, gives page after page."""
     found: list[str] = []
-    while page := await journal.actors(found[-1] if found else "", limit):
+    while page := await pages(found[-1] if found else "", limit):
         assert len(page) <= limit, "a page is longer than was asked for"
         found += [actor.id for actor in page]
     return found
@@ -212,7 +212,7 @@ async def _fill(writer: Writer, size: int, expected: list[Any]) -> None:
 
 
 async def hold_kill(harness: JournalHarness, plan: list[list[tuple[int, bool]]]) -> None:
-    """When a process is lost, what it was told is durable is there, batches are whole, and its actors can be claimed at once."""
+    """When a process is lost, what it was told is durable is there, batches are whole with all that goes with them, and its actors can be claimed at once."""
     told = 0
     written = 0
     for life in plan:
@@ -227,8 +227,9 @@ async def hold_kill(harness: JournalHarness, plan: list[list[tuple[int, bool]]])
                 found = _whole_batches([record.body for record in await journal.read("a")])
                 assert told <= found <= written, "what was durable was lost with its process" if found < told else "there is more than was written"
                 told = written = found
+                assert await listed(journal.unfinished) == ["a"] * (found > 0 and _is_unfinished(found - 1)), "unfinished work was lost with its process"
                 for size, waits in life:
-                    commit = writer.append(_batch(written, size))
+                    commit = writer.append(_batch(written, size), unfinished=_is_unfinished(written))
                     written += 1
                     if waits or commit is None:
                         if commit is not None:
@@ -239,6 +240,10 @@ async def hold_kill(harness: JournalHarness, plan: list[list[tuple[int, bool]]])
                 tasks.cancel_scope.cancel()
                 if keeper is not None:
                     keeper.stop()
+
+
+def _is_unfinished(batch: int) -> bool:
+    return batch % 3 > 0
 
 
 async def hold_gone(harness: JournalHarness, plan: tuple[list[int], list[bool], bool, bool]) -> None:

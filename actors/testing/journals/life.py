@@ -19,16 +19,17 @@ OWNERS = 2
 _actors, _owners, _anyone = st.sampled_from(ACTORS), st.integers(0, OWNERS - 1), st.sampled_from([0, 0, 0, 1, 1, 2, 5])  # newest first
 _steps = st.one_of(
     st.tuples(st.just("claim"), _owners, _actors),
-    st.tuples(st.just("append"), _anyone, st.integers(0, 3)),
-    st.tuples(st.just("append"), _anyone, st.integers(1, 3)),
-    st.tuples(st.just("append"), _anyone, st.integers(1, 3)),
+    st.tuples(st.just("append"), _anyone, st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("append"), _anyone, st.integers(1, 3), st.booleans()),
+    st.tuples(st.just("append"), _anyone, st.integers(1, 3), st.booleans()),
     st.tuples(st.just("stray"), _anyone, st.sampled_from([-1, 1, 5])),
     st.tuples(st.just("read"), _owners, _actors, st.integers(0, 3), st.none() | st.integers(0, 3)),
     st.tuples(st.just("keep"), _anyone),
     st.tuples(st.just("keep"), _anyone),
     st.tuples(st.just("release"), _anyone),
-    st.tuples(st.just("redact"), _anyone, st.integers(1, 3), st.integers(0, 2)),
+    st.tuples(st.just("redact"), _anyone, st.integers(1, 3), st.integers(0, 2), st.booleans()),
     st.tuples(st.just("keep and redact"), _anyone, st.integers(1, 3)),
+    st.tuples(st.just("look for work"), _owners),
     st.tuples(st.just("delete"), _owners, _actors),
     st.tuples(st.just("come back"), _owners),
 )
@@ -40,6 +41,7 @@ class _Life:
     def __init__(self, owners: list[Owner]) -> None:
         self.owners = owners
         self.logs: dict[str, list[Record]] = {actor_id: [] for actor_id in ACTORS}
+        self.unfinished: set[str] = set()
         self.snapshots: dict[str, Snapshot] = {}
         self.epochs: dict[str, int] = dict.fromkeys(ACTORS, 0)
         self.current: dict[str, Writer | None] = dict.fromkeys(ACTORS)
@@ -69,11 +71,13 @@ class _Life:
                 assert list(found) == self.logs[actor_id][after:][:limit], "a reading is not what was written"
             case ("delete", int(by), str(actor_id)):
                 await self.delete(self.journals[by], actor_id)
+            case ("look for work", int(by)):
+                await self.look_for_work(self.journals[by])
             case ("come back", int(by)):
                 await self.come_back(by)
             case ("keep and redact", int(number), int(which)):
                 await self.step(("keep", number))
-                await self.step(("redact", number, which, 1))
+                await self.step(("redact", number, which, 1, True))
             case (what, int(number), *rest):
                 writer = self.writer(number)
                 if writer is not None:
@@ -95,16 +99,27 @@ class _Life:
         self.current[actor_id] = writer = Writer(journal, actor_id, claim)
         self.writers.append(writer)
 
-    async def append(self, writer: Writer, count: int) -> None:
+    async def append(self, writer: Writer, count: int, unfinished: bool) -> None:
         bodies = self.bodies(count)
         first = writer.last + 1
-        refused = await write(writer, bodies)
+        refused = await write(writer, bodies, unfinished=unfinished)
         if self.may_write(writer):
             assert refused is None, f"a write was refused: {refused}"
-            self.logs[writer.actor_id] += [Record(number, writer.epoch, body) for number, body in enumerate(bodies, first)]
+            self.added(writer, first, bodies, unfinished)
         elif bodies:
             writer.last -= len(bodies)
             assert isinstance(refused, Fenced), "somebody wrote whose epoch is over"
+
+    def added(self, writer: Writer, first: int, bodies: list[Any], unfinished: bool) -> None:
+        self.logs[writer.actor_id] += [Record(number, writer.epoch, body) for number, body in enumerate(bodies, first)]
+        if bodies:
+            (self.unfinished.add if unfinished else self.unfinished.discard)(writer.actor_id)
+
+    async def look_for_work(self, journal: Journal) -> None:
+        holders = {actor_id: self.current[actor_id] for actor_id in sorted(self.unfinished)}
+        free = [actor_id for actor_id, holder in holders.items() if holder is None or holder.journal is journal]
+        for _ in range(2):  # looking changes nothing
+            assert await listed(journal.unfinished) == free, "the list of unfinished work is wrong"
 
     async def stray(self, writer: Writer, off: int) -> None:
         last = writer.last
@@ -140,19 +155,19 @@ class _Life:
         if self.may_write(writer):
             self.current[writer.actor_id] = None
 
-    async def redact(self, writer: Writer, number: int, count: int) -> None:
+    async def redact(self, writer: Writer, number: int, count: int, unfinished: bool) -> None:
         log = self.logs[writer.actor_id]
         if not 0 < number <= len(log) or number > writer.last:
             return
         bodies = self.bodies(count)
         try:
-            await writer.journal.redact(writer.actor_id, writer.epoch, {number: {"gone": True}}, writer.last + 1, bodies)
+            await writer.journal.redact(writer.actor_id, writer.epoch, {number: {"gone": True}}, writer.last + 1, bodies, unfinished=unfinished)
         except Fenced:
             assert not self.may_write(writer), "a redaction was refused"
             return
         assert self.may_write(writer), "somebody redacted whose epoch is over"
         log[number - 1] = Record(number, log[number - 1].epoch, {"gone": True})
-        log += [Record(at, writer.epoch, body) for at, body in enumerate(bodies, writer.last + 1)]
+        self.added(writer, writer.last + 1, bodies, unfinished)
         writer.last += count
         self.snapshots.pop(writer.actor_id, None)
         await self.look_at_snapshot(writer)
@@ -167,6 +182,7 @@ class _Life:
         assert holder is None or holder.journal is journal, "an actor was deleted that another living owner has"
         assert found == bool(self.logs[actor_id]), "a deletion is wrong about whether there was anything"
         self.logs[actor_id] = []
+        self.unfinished.discard(actor_id)
         self.snapshots.pop(actor_id, None)
         self.current[actor_id] = None
 
@@ -187,7 +203,8 @@ class _Life:
             assert await journal.snapshot(actor_id) == self.snapshots.get(actor_id), f"the snapshot of {actor_id!r} is not the newest"
             found = await journal.find(actor_id)
             assert (None if found is None else (found.id, found.kind, found.last)) == ((actor_id, "kit", len(log)) if log else None)
-        assert await listed(journal) == [actor_id for actor_id in ACTORS if self.logs[actor_id]], "the list is not of those that have records"
+        await self.look_for_work(journal)
+        assert await listed(journal.actors) == [actor_id for actor_id in ACTORS if self.logs[actor_id]], "the list is not of those that have records"
 
 
 async def hold_life(harness: JournalHarness, plan: list[tuple[Any, ...]]) -> None:
@@ -197,6 +214,7 @@ async def hold_life(harness: JournalHarness, plan: list[tuple[Any, ...]]) -> Non
         for step in plan:
             await life.step(step)
         await life.compare(life.journals[0])
+    life.current = dict.fromkeys(ACTORS)
     async with owner(harness) as journal:
         await life.compare(journal)
 

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+
+import attrs
 
 from ropewalk.runtime.errors import InvalidOption, JournalDamaged, UnknownRecord
 from ropewalk.runtime.journal.codec import Codec
 from ropewalk.runtime.journal.interface import KnownActor, Record, Snapshot
-from ropewalk.runtime.journal.sqlite.rows import at_of, unpacked
+from ropewalk.runtime.journal.sqlite.rows import HEAD_BYTES, at_of, is_unfinished, unpacked
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["back_up", "known_actor", "known_actors", "problems", "records", "snapshot"]
+__all__ = ["Held", "back_up", "held_actors", "known_actor", "known_actors", "problems", "records", "snapshot"]
 
 _BLOBS = "SELECT number, blob FROM logs LEFT JOIN blobs USING (place) WHERE actor = (SELECT actor FROM actors WHERE id = ?)"
-_KNOWN = """
-SELECT id, kind, number, substr(blob, 1, 64) FROM actors JOIN logs USING (actor) JOIN blobs USING (place)
+_KNOWN = f"""
+SELECT id, kind, number, substr(blob, 1, {HEAD_BYTES}) FROM actors JOIN logs USING (actor) LEFT JOIN blobs USING (place)
 WHERE number > 0 AND number = (SELECT max(number) FROM logs l WHERE l.actor = actors.actor)"""
+
+_HELD = f"""
+SELECT id, kind, number, substr(blob, 1, {HEAD_BYTES}), actor, epoch, owner
+FROM actors INDEXED BY held JOIN logs USING (actor) LEFT JOIN blobs USING (place)
+WHERE owner IS NOT NULL AND id > ? AND number = (SELECT max(number) FROM logs l WHERE l.actor = actors.actor) ORDER BY id"""
+
+RESTING = 10_000
+"""How many actors with their work done one page of `held_actors` tells of at most."""
+
+
+@attrs.frozen
+class Held:
+    """A page of actors with unfinished work. `resting` have their work done and an owner that is dead: the actor's key, its epoch, its owner."""
+
+    unfinished: list[KnownActor]
+    resting: list[tuple[int, int, int]]
 
 
 def records(connection: sqlite3.Connection, actor_id: str, after: int, limit: int | None, codec: Codec) -> list[Record]:
@@ -56,6 +74,21 @@ def known_actors(connection: sqlite3.Connection, after: str, limit: int) -> list
     return [_known(*row) for row in connection.execute(f"{_KNOWN} AND id > ? ORDER BY id LIMIT ?", (after, limit))]
 
 
+def held_actors(connection: sqlite3.Connection, after: str, limit: int, owner: int, is_living: Callable[[int], bool]) -> Held:
+    """See `Journal.unfinished`. `owner` is who asks."""
+    page = Held([], [])
+    for actor_id, kind, last, head, key, epoch, held_by in connection.execute(_HELD, (after,)):
+        if held_by != owner and is_living(held_by):
+            continue
+        if last and is_unfinished(head):
+            page.unfinished.append(_known(actor_id, kind, last, head))
+            if len(page.unfinished) == limit:
+                break
+        elif held_by != owner and len(page.resting) < RESTING:
+            page.resting.append((key, epoch, held_by))
+    return page
+
+
 def problems(connection: sqlite3.Connection) -> list[str]:
     """What is wrong with the file and with each record in it, in words; nothing for a sound one. Reads all of it."""
     found = [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -89,7 +122,7 @@ def back_up(connection: sqlite3.Connection, path: str, target: str) -> None:
     os.replace(part, target)
 
 
-def _known(actor_id: str, kind: str, last: int, head: bytes) -> KnownActor:
+def _known(actor_id: str, kind: str, last: int, head: bytes | None) -> KnownActor:
     return KnownActor(actor_id, kind, last, at_of(head))
 
 
@@ -97,7 +130,7 @@ def _record(actor_id: str, number: int | None, blob: object, codec: Codec) -> Re
     found = unpacked(actor_id, number, blob)
     if found is None:
         raise JournalDamaged(f"record {number} of {actor_id!r} is not what was written: its checksum says so")
-    number, epoch, at, kept = found
+    number, epoch, at, _, kept = found
     try:
         return Record(number, epoch, codec.decode(kept), kept.tag, at)
     except UnknownRecord as error:

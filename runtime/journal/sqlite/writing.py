@@ -15,13 +15,17 @@ from ropewalk.runtime.errors import Fenced, JournalDamaged, JournalUnavailable, 
 from ropewalk.runtime.journal.codec import Codec, Encoded
 from ropewalk.runtime.journal.grouping import GroupKeeper, Operation
 from ropewalk.runtime.journal.interface import Claim
-from ropewalk.runtime.journal.sqlite.rows import blank, packed, padded, slot_size, unpacked
+from ropewalk.runtime.journal.sqlite.rows import HEAD_BYTES, blank, is_unfinished, packed, padded, slot_size, unpacked
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Appending", "Claiming", "Deleting", "Pen", "Redacting", "Releasing", "SnapshotSaving", "Transaction"]
+__all__ = ["Appending", "Claiming", "Deleting", "Pen", "Redacting", "Releasing", "Resting", "SnapshotSaving", "Transaction"]
 
+RELEASED_UNFINISHED = 0
+"""Stands as the owner of an actor that was released in the middle of its work; no owner has this number."""
+
+_NEWEST = f"SELECT substr(blob, 1, {HEAD_BYTES}) FROM logs JOIN blobs USING (place) WHERE actor = ? AND number > 0 ORDER BY number DESC LIMIT 1"
 _STANDING = "SELECT epoch, owner, (SELECT max(number) FROM logs WHERE logs.actor = actors.actor) FROM actors WHERE actor = ?"
 
 
@@ -252,15 +256,15 @@ class Redacting(_ByPen):
         last = transaction.standing(pen)
         if self.first != last + 1:
             raise Fenced(f"record {self.first} of {pen.actor_id!r} does not follow the last one, {last}")
-        olds: list[tuple[int, int, float]] = []
+        olds: list[tuple[int, int, float, bool]] = []
         for number, _ in self.replaced:
             row = transaction.one("SELECT blob FROM logs JOIN blobs USING (place) WHERE actor = ? AND number = ?", pen.key, number)
             found = None if row is None else unpacked(pen.actor_id, number, row[0])
             if found is None:
                 raise JournalDamaged(f"record {number} of {pen.actor_id!r} is not what was written, so it cannot be redacted; delete the actor to be rid of it")
-            olds.append(found[:3])
-        for (number, epoch, at), (_, kept) in zip(olds, self.replaced, strict=True):
-            transaction.place(pen.key, number, packed(pen.actor_id, number, epoch, at, kept))
+            olds.append(found[:4])
+        for (number, epoch, at, unfinished), (_, kept) in zip(olds, self.replaced, strict=True):
+            transaction.place(pen.key, number, packed(pen.actor_id, number, epoch, at, unfinished, kept))
         transaction.take_away(pen.key, 0)
         transaction.rows.extend([(pen.key, number, blob) for number, blob in enumerate(self.blobs, self.first)])
         transaction.records += len(self.blobs)
@@ -281,14 +285,32 @@ class Releasing(Operation):
     def carry_out(self, transaction: Transaction) -> None:
         """Give it up."""
         transaction.flush()
-        mine = (self.pen.key, self.pen.epoch, transaction.owner)
-        transaction.connection.execute("UPDATE actors SET owner = NULL WHERE actor = ? AND epoch = ? AND owner = ?", mine)
+        pen = self.pen
+        newest = transaction.one(_NEWEST, pen.key)
+        owner = RELEASED_UNFINISHED if newest is not None and is_unfinished(newest[0]) else None
+        transaction.connection.execute(
+            "UPDATE actors SET owner = ? WHERE actor = ? AND epoch = ? AND owner = ?", (owner, pen.key, pen.epoch, transaction.owner)
+        )
         forget_if_empty(transaction, self.pen.key)
 
     def settled(self) -> None:
         """Know that it is given up."""
         if self.error is None:
             self._gave(self.pen)
+
+
+class Resting(Operation):
+    """Actors, each with its epoch and its owner, that were found to have their work done and an owner that is dead: nobody's from now on."""
+
+    __slots__ = ("_found",)
+
+    def __init__(self, found: Sequence[tuple[int, int, int]]) -> None:
+        super().__init__()
+        self._found = found
+
+    def carry_out(self, transaction: Transaction) -> None:
+        """Note it, of those that nobody has claimed meanwhile."""
+        transaction.connection.executemany("UPDATE actors SET owner = NULL WHERE actor = ? AND epoch = ? AND owner = ?", self._found)
 
 
 class Deleting(Operation):
