@@ -195,6 +195,40 @@ class ForgetsWork(MemoryJournal):
             self._logs[actor_id].unfinished = False
 
 
+class ForgetsLabels(MemoryJournal):
+    """Knows a label only as long as its owner has the actor."""
+
+    async def claim(self, actor_id: str, kind: str = "", codec: Codec | None = None) -> Claim:
+        claim = await super().claim(actor_id, kind, codec)
+        self._logs[actor_id].labels = None
+        return claim
+
+
+class MovesLabels(MemoryJournal):
+    """Has a label stand for whatever had it last."""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        if more.get("labels") and actor_id in self._logs:
+            self._logs[actor_id].labels = None
+        return super().append(actor_id, epoch, first, bodies, durability, **more)
+
+
+class SharesLabels(MemoryJournal):
+    """Finds a label in whatever log has it."""
+
+    async def labelled(self, actor_id: str, label: str) -> int | None:
+        found = [await super(SharesLabels, self).labelled(known.id, label) for known in await self.actors()]
+        return next((number for number in found if number is not None), None)
+
+
+class KeepsLabels(MemoryJournal):
+    """Keeps the text of a label where the log's text is."""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        vars(self._logs).setdefault("labels", []).append(more.get("labels"))
+        return super().append(actor_id, epoch, first, bodies, durability, **more)
+
+
 class OffersWorkInHand(MemoryJournal):
     """Lists what another living owner is at."""
 
@@ -229,6 +263,10 @@ BROKEN: list[tuple[type[MemoryJournal], str]] = [
     (ForgetfulSnapshots, "life"),
     (OverreadsLimits, "life"),
     (ForgetsWork, "life"),
+    (ForgetsLabels, "life"),
+    (MovesLabels, "life"),
+    (SharesLabels, "life"),
+    (KeepsLabels, "gone"),
     (OffersWorkInHand, "life"),
     (RedactsWork, "life"),
 ]

@@ -153,14 +153,24 @@ class Journal(Protocol):
         ...
 
     def append(
-        self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None, *, unfinished: bool = False
+        self,
+        actor_id: str,
+        epoch: int,
+        first: int,
+        bodies: Sequence[Any],
+        durability: Durability | None = None,
+        *,
+        unfinished: bool = False,
+        labels: Mapping[str, int] | None = None,
     ) -> Commit | None:
         """Add records numbered from `first`, all or none. None means durable already, else wait for the commit.
 
         :param durability: what the commit waits for; None is the journal's own.
         :param unfinished: whether the actor has work under way after these records, which somebody must go on with if this owner cannot; see `unfinished`.
+        :param labels: names by which records of these are found again, each with the record's number; see `labelled`. They are kept or not together with
+            the records. A label that the log has already stays with its first record: who must not write twice asks first.
 
-        Raises `Fenced` for an epoch that is not the newest, `JournalUnavailable` when nothing could be written.
+        Raises `Fenced` for an epoch that is not the newest, `JournalUnavailable` when nothing could be written, `InvalidOption` for a label of another record.
         """
         ...
 
@@ -170,6 +180,13 @@ class Journal(Protocol):
         :param codec: how bytes become bodies; None is the one of this owner's claim, or else plain JSON values.
 
         Raises `JournalDamaged` for a record that is not what was written, `UnknownRecord` for one that the codec does not know.
+        """
+        ...
+
+    async def labelled(self, actor_id: str, label: str) -> int | None:
+        """The number of the committed record that was appended to this actor's log under a label, None when none was.
+
+        Of a label nothing is kept but a digest. It goes with its log; redacting the record leaves it, so that nothing is accepted anew under it.
         """
         ...
 

@@ -17,6 +17,7 @@ import anyio.lowlevel
 from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable, SessionElsewhere
 from ropewalk.runtime.journal.codec import Codec
 from ropewalk.runtime.journal.interface import PAGE, Claim, Commit, Durability, JournalStatistics, KnownActor, Record, Snapshot
+from ropewalk.runtime.journal.labels import digest_of, digests_of
 
 __all__ = ["Fault", "MemoryJournal"]
 
@@ -25,7 +26,7 @@ Fault: TypeAlias = Literal["refuse", "lose"] | None
 
 
 class _Log:
-    __slots__ = ("bodies", "broken", "epoch", "kind", "owner", "snapshot", "spans", "unfinished")
+    __slots__ = ("bodies", "broken", "epoch", "kind", "labels", "owner", "snapshot", "spans", "unfinished")
 
     def __init__(self, kind: str, epoch: int) -> None:
         self.kind = kind
@@ -35,6 +36,7 @@ class _Log:
         self.epoch = epoch
         self.broken = False
         self.unfinished = False
+        self.labels: dict[bytes, int] | None = None  # the digest of each label and its record
         self.snapshot: Snapshot | None = None
 
     def add(self, first: int, epoch: int, bodies: Sequence[Any], unfinished: bool) -> None:
@@ -137,13 +139,24 @@ class MemoryJournal:
                 self._logs.forget(actor_id)
 
     def append(
-        self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None, *, unfinished: bool = False
+        self,
+        actor_id: str,
+        epoch: int,
+        first: int,
+        bodies: Sequence[Any],
+        durability: Durability | None = None,
+        *,
+        unfinished: bool = False,
+        labels: Mapping[str, int] | None = None,
     ) -> Commit | None:
         """Add records, all or none; see `Journal.append`."""
+        digests = digests_of(labels, first, len(bodies))
         log, commit = self._written(actor_id, epoch, first)
         if commit is not None:
             return commit
         log.add(first, epoch, bodies, unfinished)
+        if digests:
+            log.labels = {**dict(digests), **(log.labels or {})}
         return _Delayed(self._lag) if self._lag and durability != "memory" else None
 
     async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
@@ -158,6 +171,12 @@ class MemoryJournal:
             first, end = max(start, after + 1), min(end, last + 1)
             records += [Record(number, epoch, body, type(body).__name__) for number, body in enumerate(log.bodies[first - 1 : max(first, end) - 1], first)]
         return records
+
+    async def labelled(self, actor_id: str, label: str) -> int | None:
+        """The number of the record under a label; see `Journal.labelled`."""
+        digest = digest_of(label)
+        log = self._logs.get(actor_id)
+        return None if log is None or log.labels is None else log.labels.get(digest)
 
     async def snapshot(self, actor_id: str, *, codec: Codec | None = None) -> Snapshot | None:
         """The newest snapshot, None when there is none."""

@@ -228,8 +228,10 @@ async def hold_kill(harness: JournalHarness, plan: list[list[tuple[int, bool]]])
                 assert told <= found <= written, "what was durable was lost with its process" if found < told else "there is more than was written"
                 told = written = found
                 assert await listed(journal.unfinished) == ["a"] * (found > 0 and _is_unfinished(found - 1)), "unfinished work was lost with its process"
+                for batch in range(found + 1):
+                    assert (await journal.labelled("a", f"batch-{batch}") is not None) == (batch < found), "a label was lost, or is there without its record"
                 for size, waits in life:
-                    commit = writer.append(_batch(written, size), unfinished=_is_unfinished(written))
+                    commit = writer.append(_batch(written, size), unfinished=_is_unfinished(written), label=f"batch-{written}")
                     written += 1
                     if waits or commit is None:
                         if commit is not None:
@@ -253,7 +255,7 @@ async def hold_gone(harness: JournalHarness, plan: tuple[list[int], list[bool], 
     async with owner(harness) as journal:
         writers = {actor_id: Writer(journal, actor_id, await journal.claim(actor_id, "kit")) for actor_id in ("a", "b")}
         for number, secret in enumerate(secrets):
-            assert await write(writers["a"], [{"text": secret}]) is None
+            assert await write(writers["a"], [{"text": secret}], label=f"label of {secret[:12]}") is None
             assert await write(writers["b"], [{"text": f"stays-{number}-" * max(1, sizes[number] // 8)}]) is None
         await journal.save_snapshot("a", writers["a"].epoch, Snapshot(writers["a"].last, {"texts": secrets}))
         if neighbour_goes:  # what lay beside it moves together
@@ -267,6 +269,7 @@ async def hold_gone(harness: JournalHarness, plan: tuple[list[int], list[bool], 
             _must_be_gone(harness, [secrets[number] for number in gone])
             stays = [secret for number, secret in enumerate(secrets) if number not in gone]
             assert [record.body["text"] for record in await journal.read("a", limit=len(secrets)) if record.body["text"]] == stays
+            assert await journal.labelled("a", f"label of {secrets[gone[-1]][:12]}") == gone[-1] + 1, "a label went with the text of its record"
         if deletes:
             assert await journal.delete("a")
             _must_be_gone(harness, secrets)

@@ -15,13 +15,14 @@ __all__ = ["LIFE"]
 
 ACTORS = ("a", "b")
 OWNERS = 2
+LABELS = ("one", "another")
 
 _actors, _owners, _anyone = st.sampled_from(ACTORS), st.integers(0, OWNERS - 1), st.sampled_from([0, 0, 0, 1, 1, 2, 5])  # newest first
 _steps = st.one_of(
     st.tuples(st.just("claim"), _owners, _actors),
-    st.tuples(st.just("append"), _anyone, st.integers(0, 3), st.booleans()),
-    st.tuples(st.just("append"), _anyone, st.integers(1, 3), st.booleans()),
-    st.tuples(st.just("append"), _anyone, st.integers(1, 3), st.booleans()),
+    st.tuples(st.just("append"), _anyone, st.integers(0, 3), st.booleans(), st.just("")),
+    st.tuples(st.just("append"), _anyone, st.integers(1, 3), st.booleans(), st.just("")),
+    st.tuples(st.just("append"), _anyone, st.integers(1, 3), st.booleans(), st.sampled_from(LABELS)),
     st.tuples(st.just("stray"), _anyone, st.sampled_from([-1, 1, 5])),
     st.tuples(st.just("read"), _owners, _actors, st.integers(0, 3), st.none() | st.integers(0, 3)),
     st.tuples(st.just("keep"), _anyone),
@@ -42,6 +43,7 @@ class _Life:
         self.owners = owners
         self.logs: dict[str, list[Record]] = {actor_id: [] for actor_id in ACTORS}
         self.unfinished: set[str] = set()
+        self.labels: dict[tuple[str, str], int] = {}
         self.snapshots: dict[str, Snapshot] = {}
         self.epochs: dict[str, int] = dict.fromkeys(ACTORS, 0)
         self.current: dict[str, Writer | None] = dict.fromkeys(ACTORS)
@@ -99,13 +101,15 @@ class _Life:
         self.current[actor_id] = writer = Writer(journal, actor_id, claim)
         self.writers.append(writer)
 
-    async def append(self, writer: Writer, count: int, unfinished: bool) -> None:
+    async def append(self, writer: Writer, count: int, unfinished: bool, label: str) -> None:
         bodies = self.bodies(count)
         first = writer.last + 1
-        refused = await write(writer, bodies, unfinished=unfinished)
+        refused = await write(writer, bodies, unfinished=unfinished, label=label)
         if self.may_write(writer):
             assert refused is None, f"a write was refused: {refused}"
             self.added(writer, first, bodies, unfinished)
+            if label:
+                self.labels.setdefault((writer.actor_id, label), first)
         elif bodies:
             writer.last -= len(bodies)
             assert isinstance(refused, Fenced), "somebody wrote whose epoch is over"
@@ -183,6 +187,7 @@ class _Life:
         assert found == bool(self.logs[actor_id]), "a deletion is wrong about whether there was anything"
         self.logs[actor_id] = []
         self.unfinished.discard(actor_id)
+        self.labels = {of: number for of, number in self.labels.items() if of[0] != actor_id}
         self.snapshots.pop(actor_id, None)
         self.current[actor_id] = None
 
@@ -201,6 +206,8 @@ class _Life:
         for actor_id, log in self.logs.items():
             assert list(await journal.read(actor_id)) == log, f"the log of {actor_id!r} is not what was written"
             assert await journal.snapshot(actor_id) == self.snapshots.get(actor_id), f"the snapshot of {actor_id!r} is not the newest"
+            for label in LABELS:
+                assert await journal.labelled(actor_id, label) == self.labels.get((actor_id, label)), "a label is not where it was put first"
             found = await journal.find(actor_id)
             assert (None if found is None else (found.id, found.kind, found.last)) == ((actor_id, "kit", len(log)) if log else None)
         await self.look_for_work(journal)

@@ -26,6 +26,7 @@ CREATE TABLE actors (
 CREATE INDEX held ON actors (id) WHERE owner IS NOT NULL;
 CREATE TABLE blobs (place INTEGER PRIMARY KEY, blob BLOB NOT NULL);
 CREATE TABLE logs (actor INTEGER NOT NULL, number INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (actor, number)) WITHOUT ROWID;
+CREATE TABLE labels (actor INTEGER NOT NULL, digest BLOB NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (actor, digest)) WITHOUT ROWID;
 CREATE TABLE slots (size INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (size, place)) WITHOUT ROWID;
 CREATE TABLE totals (one INTEGER PRIMARY KEY CHECK (one = 1), actors INTEGER NOT NULL, records INTEGER NOT NULL, epoch INTEGER NOT NULL);
 INSERT INTO totals VALUES (1, 0, 0, 0)
@@ -37,7 +38,7 @@ INSERT INTO totals VALUES (1, 0, 0, 0)
 # middle of it: so `held` lists all that may have unfinished work, however many others there are. `totals.epoch` is the highest epoch
 # of any deleted actor: an id that comes back is written under higher ones.
 
-_FIRST = 2
+_FIRST = 3
 """The version that an empty file, whose version is 0, is brought to at first. Those before it were never released."""
 
 _MIGRATIONS: tuple[str, ...] = (_TABLES,)

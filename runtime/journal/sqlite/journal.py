@@ -20,6 +20,7 @@ from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable
 from ropewalk.runtime.journal.codec import PLAIN, Codec
 from ropewalk.runtime.journal.grouping import GroupKeeper, Operation
 from ropewalk.runtime.journal.interface import DURABILITIES, PAGE, Claim, Commit, Durability, JournalStatistics, KnownActor, Record, Snapshot
+from ropewalk.runtime.journal.labels import digest_of, digests_of
 from ropewalk.runtime.journal.sqlite import reading
 from ropewalk.runtime.journal.sqlite.file import Connect
 from ropewalk.runtime.journal.sqlite.rows import packed
@@ -142,14 +143,23 @@ class SQLiteJournal:
     # Writing.
 
     def append(
-        self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None, *, unfinished: bool = False
+        self,
+        actor_id: str,
+        epoch: int,
+        first: int,
+        bodies: Sequence[Any],
+        durability: Durability | None = None,
+        *,
+        unfinished: bool = False,
+        labels: Mapping[str, int] | None = None,
     ) -> Commit | None:
         """Add records; see `Journal.append`."""
         pen = self._writable(actor_id, epoch, first)
         level = self._durability if durability is None else _checked(durability)
+        digests = digests_of(labels, first, len(bodies))
         if not bodies:
             return None
-        appending = Appending(pen, first, self._blobs(pen, first, bodies, unfinished), level == "disk")
+        appending = Appending(pen, first, self._blobs(pen, first, bodies, unfinished), digests, level == "disk")
         pen.keeper.add(appending)
         pen.last += len(bodies)
         return None if level == "memory" else appending
@@ -209,6 +219,10 @@ class SQLiteJournal:
     async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
         """The committed records; see `Journal.read`."""
         return await self._read(reading.records, actor_id, after, limit, self._codec(actor_id, codec))
+
+    async def labelled(self, actor_id: str, label: str) -> int | None:
+        """The number of the record under a label; see `Journal.labelled`."""
+        return await self._read(reading.labelled, actor_id, digest_of(label))
 
     async def snapshot(self, actor_id: str, *, codec: Codec | None = None) -> Snapshot | None:
         """The newest snapshot; see `Journal.snapshot`."""

@@ -16,7 +16,7 @@ from ropewalk.runtime.journal.sqlite.rows import HEAD_BYTES, at_of, is_unfinishe
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Held", "back_up", "held_actors", "known_actor", "known_actors", "problems", "records", "snapshot"]
+__all__ = ["Held", "back_up", "held_actors", "known_actor", "known_actors", "labelled", "problems", "records", "snapshot"]
 
 _BLOBS = "SELECT number, blob FROM logs LEFT JOIN blobs USING (place) WHERE actor = (SELECT actor FROM actors WHERE id = ?)"
 _KNOWN = f"""
@@ -49,6 +49,12 @@ def records(connection: sqlite3.Connection, actor_id: str, after: int, limit: in
             raise JournalDamaged(f"record {expected} of {actor_id!r} is lost: after it comes {number}")
         found.append(_record(actor_id, number, blob, codec))
     return found
+
+
+def labelled(connection: sqlite3.Connection, actor_id: str, digest: bytes) -> int | None:
+    """See `Journal.labelled`."""
+    row = connection.execute("SELECT number FROM labels WHERE actor = (SELECT actor FROM actors WHERE id = ?) AND digest = ?", (actor_id, digest)).fetchone()
+    return None if row is None else row[0]
 
 
 def snapshot(connection: sqlite3.Connection, actor_id: str, codec: Codec) -> Snapshot | None:

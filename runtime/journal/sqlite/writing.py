@@ -48,13 +48,15 @@ class Pen:
 class Transaction:
     """What operations work with: the connection, who writes, and whether another owner lives.
 
-    `rows` are records (actor, number, blob) that were checked and are not in the tables yet, `gathered` the last one of each actor that has any.
+    `rows` are records (actor, number, blob) that were checked and are not in the tables yet, `labels` the labels of some (actor, digest, number),
+    `gathered` the last record of each actor that has any.
     """
 
     connection: sqlite3.Connection
     owner: int
     is_alive: Callable[[int], bool]
     rows: list[tuple[int, int, bytes]] = attrs.Factory(list)
+    labels: list[tuple[int, bytes, int]] = attrs.Factory(list)
     gathered: dict[Pen, int] = attrs.Factory(dict)
     actors: int = 0
     records: int = 0
@@ -68,6 +70,9 @@ class Transaction:
             self.connection.executemany("INSERT INTO blobs VALUES (?, ?)", [(place, blob) for place, (_, _, blob) in enumerate(self.rows, first)])
             self.connection.executemany("INSERT INTO logs VALUES (?, ?, ?)", [(key, number, place) for place, (key, number, _) in enumerate(self.rows, first)])
             self.rows = []
+        if self.labels:
+            self.connection.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", self.labels)
+            self.labels = []
         self.gathered.clear()
 
     def place(self, key: int, number: int, blob: bytes) -> None:
@@ -191,14 +196,15 @@ class _ByPen(Operation):
 
 
 class Appending(_ByPen):
-    """Records at the end of a log."""
+    """Records at the end of a log; `labels` are the digests of those that have labels, each with the record's number."""
 
-    __slots__ = ("blobs", "first")
+    __slots__ = ("blobs", "first", "labels")
 
-    def __init__(self, pen: Pen, first: int, blobs: Sequence[bytes], is_synced: bool) -> None:
+    def __init__(self, pen: Pen, first: int, blobs: Sequence[bytes], labels: Sequence[tuple[bytes, int]], is_synced: bool) -> None:
         super().__init__(pen, is_synced)
         self.first = first
         self.blobs = blobs
+        self.labels = labels
 
     def carry_out(self, transaction: Transaction) -> None:
         """Add them, all or none."""
@@ -209,6 +215,7 @@ class Appending(_ByPen):
             raise Fenced(f"record {self.first} of {pen.actor_id!r} does not follow the last one, {last}")
         key = pen.key
         transaction.rows.extend([(key, number, blob) for number, blob in enumerate(self.blobs, self.first)])
+        transaction.labels.extend([(key, digest, number) for digest, number in self.labels])
         transaction.gathered[pen] = last + len(self.blobs)
         transaction.actors += not last
         transaction.records += len(self.blobs)
@@ -338,6 +345,7 @@ class Deleting(Operation):
         transaction.take_away(key, 0)
         connection.execute("UPDATE blobs SET blob = zeroblob(length(blob)) WHERE place IN (SELECT place FROM logs WHERE actor = ?)", (key,))
         count = connection.execute("DELETE FROM logs WHERE actor = ?", (key,)).rowcount
+        connection.execute("DELETE FROM labels WHERE actor = ?", (key,))
         connection.execute("DELETE FROM actors WHERE actor = ?", (key,))
         connection.execute("UPDATE totals SET epoch = max(epoch, ?)", (epoch,))
         transaction.actors -= count > 0
