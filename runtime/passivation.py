@@ -86,13 +86,15 @@ class Passivation:
 
     async def run(self) -> None:
         """Let cells go as their time comes, until cancelled."""
-        now, scope = self._runtime.clock.monotonic, self._runtime.backend.scope
         while True:
-            for cell in due(self._resting, now(), self._idle_seconds, self.surplus):
-                self._let_go(cell)
-            first = next(iter(self._resting.values()), math.inf)
-            with scope(deadline=first + self._idle_seconds):
+            with self._runtime.backend.scope(deadline=self._let_go_of_all_due()):
                 await self._bell.rung()
+
+    def _let_go_of_all_due(self) -> float:
+        """Let those go whose time has come; returns when the next one's will."""
+        for cell in due(self._resting, self._runtime.clock.monotonic(), self._idle_seconds, self.surplus):
+            self._let_go(cell)
+        return next(iter(self._resting.values()), math.inf) + self._idle_seconds
 
     def _let_go(self, cell: Cell) -> None:
         if cell.activating or cell.is_in_doubt or not self._runtime.is_open:

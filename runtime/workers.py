@@ -63,8 +63,10 @@ class WorkerPool:
 
     async def _work(self, first: Cell) -> None:
         own_task(self._host)
+        working = self._work_on(first)
+        del first  # a parked worker keeps no cell in memory
         with contextlib.suppress(CancelScopeLeft), guarded(self._backend.scope()):
-            await self._work_on(first)
+            await working
 
     async def _work_on(self, first: Cell) -> None:
         """Work for one cell after the other, as long as nobody leaves a cancel scope here that would end the work of others."""
