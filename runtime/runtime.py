@@ -27,9 +27,10 @@ from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnErro
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
-from ropewalk.runtime.journal import Journal, JournalStatistics, journal_at
+from ropewalk.runtime.journal import Journal, JournalStatistics, KnownActor, journal_at
 from ropewalk.runtime.journal.keeping import Keeping
 from ropewalk.runtime.passivation import Passivation
+from ropewalk.runtime.recovery import Recovery, RecoveryReport
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
 from ropewalk.runtime.workers import WorkerPool
@@ -82,11 +83,14 @@ class RuntimeStatistics:
 
 @attrs.frozen
 class SessionInfo:
-    """One known session: its `status` is idle, busy, quarantined, or passivated when it is in the journal only."""
+    """One known session: its `status` is idle, busy, quarantined, or passivated when it is in the journal only.
+
+    One in the journal whose runtime is gone in the middle of its work is unfinished, or unclaimed where no spec of this runtime names its kind.
+    """
 
     id: str
     kind: str | None
-    status: Literal["idle", "busy", "quarantined", "passivated"]
+    status: Literal["idle", "busy", "quarantined", "passivated", "unfinished", "unclaimed"]
     waiting: int
 
 
@@ -310,6 +314,28 @@ class Runtime:
             if not letting_go.outcome.settled:
                 cell.mailbox.withdraw(letting_go)
 
+    async def recover(self) -> RecoveryReport:
+        """Go on with everything that runtimes which are gone left unfinished in the journal; returns when all of it has come to an end.
+
+        At most 50 actors are at it at once. To serve others meanwhile, run it in a task of its own; an actor that is opened
+        goes on with its own unfinished work by itself. What is recovered leaves memory when it is done.
+        """
+        self.refuse_if_closed()
+        recovery = Recovery(self._kinds.get, self._to_recover, self._recovered)
+        await recovery.take(self._unfinished())
+        return recovery.report
+
+    def _to_recover(self, actor_id: str, kind: ActorKind) -> Cell | None:
+        cell = self._cell(actor_id, kind)
+        return cell if cell.actor is None and not cell.busy and cell.reason is None else None
+
+    def _recovered(self, cell: Cell) -> None:
+        if not cell.kept and not cell.busy and not cell.activating:
+            if cell.actor is None:
+                self.release(cell)
+            else:
+                cell.post(Envelope(PASSIVATE, awaited=False), control=True)
+
     def revive(self, session_id: str) -> None:
         """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""
         cell = self._cells.get(session_id)
@@ -322,11 +348,20 @@ class Runtime:
         seen = dict(self._cells)
         for cell in sorted(seen.values(), key=lambda cell: cell.id):
             yield SessionInfo(cell.id, cell.kind.name, cell.status, len(cell.mailbox))
+        unfinished = {actor.id async for actor in self._unfinished()}
         after = ""
         while page := await self.journal.actors(after):
             for actor in page:
                 if actor.id not in seen:
-                    yield SessionInfo(actor.id, actor.kind or None, "passivated", 0)
+                    left = "unfinished" if actor.kind in self._kinds else "unclaimed"
+                    yield SessionInfo(actor.id, actor.kind or None, left if actor.id in unfinished else "passivated", 0)  # type: ignore[arg-type]
+            after = page[-1].id
+
+    async def _unfinished(self) -> AsyncIterator[KnownActor]:
+        after = ""
+        while page := await self.journal.unfinished(after):
+            for actor in page:
+                yield actor
             after = page[-1].id
 
     def statistics(self) -> RuntimeStatistics:

@@ -228,6 +228,11 @@ class Session:
             await driver.wait_ended()
         return True
 
+    async def wait_idle(self) -> None:
+        """Return when no turn runs and no prompt waits. Raises `WouldDeadlock` in code that a turn of this session waits for."""
+        refuse_deadlock(self._cell)
+        await self._cell.wait_idle()
+
     # History.
 
     async def messages(self) -> list[Message]:

@@ -9,7 +9,7 @@ from ropewalk.actors.events import ToolEnded, ToolProgress, ToolStarted
 from ropewalk.actors.messages import Block, copy_of
 from ropewalk.actors.session.records import Returned
 from ropewalk.actors.tools import ToolContext, call_keys, run_tools, settled
-from ropewalk.actors.turn import Input, RunningTools, RunTools, ToolsDone
+from ropewalk.actors.turn import Input, RunTools, ToolsDone
 from ropewalk.runtime.supervision import CancelledItself, Failure, attempt_foreign
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ async def run_calls(driver: TurnDriver, effect: RunTools) -> Input:
     """Run the calls to a result each. Results stand in `driver.results` the moment they are in, should the turn be cut off."""
     actor, turn_id, request_state = driver.actor, driver.turn_id, driver.request_state
     publish, wanted = actor.writer.publisher.publish, actor.writer.publisher.wanted
-    cycle = driver.call.cycle if driver.call is not None else driver.state.turn.cycle if isinstance(driver.state, RunningTools) else 0
+    said_in = actor.state.view.last
 
     def make_context(tool_use: Block) -> ToolContext:
-        # With the cycle: a provider may use an id again in a later answer.
-        key = f"{actor.cell.id}/{turn_id}/{cycle}/{tool_use['toolUseId']}"
+        # With the entry: a provider may use an id again in a later answer.
+        key = f"{actor.cell.id}/{turn_id}/{'' if said_in is None else said_in.id}/{tool_use['toolUseId']}"
         return ToolContext(actor.cell.id, turn_id, request_state, driver.context_object, key, tool_use)
 
     def started(tool_use: Block) -> Awaitable[None] | None:

@@ -97,6 +97,7 @@ from ropewalk.runtime.errors import WouldDeadlock as WouldDeadlock
 from ropewalk.runtime.journal import Journal as Journal
 from ropewalk.runtime.journal import MemoryJournal as MemoryJournal
 from ropewalk.runtime.journal import SQLiteJournal as SQLiteJournal
+from ropewalk.runtime.recovery import RecoveryReport as RecoveryReport
 from ropewalk.runtime.runtime import Runtime as Runtime
 from ropewalk.runtime.runtime import RuntimeStatistics as RuntimeStatistics
 from ropewalk.runtime.runtime import SessionInfo as SessionInfo
@@ -161,6 +162,7 @@ __all__ = [
     "PromptSettled",
     "Quarantined",
     "ReasoningDelta",
+    "RecoveryReport",
     "ReductionEnded",
     "ReductionStarted",
     "Refused",

@@ -1,0 +1,492 @@
+"""What the death of a process leaves: every accepted prompt answered once, no effect twice, every doubt told, from whatever record it died after."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ropewalk import (
+    AgentSpec,
+    InvalidOption,
+    KeyReused,
+    MemoryJournal,
+    ModelError,
+    RecoveryReport,
+    Runtime,
+    RuntimeClosed,
+    ToolContext,
+    ToolEnded,
+    TurnEnded,
+    TurnResumed,
+    tool,
+)
+from ropewalk.actors.messages import Message, text_of, tool_results, tool_uses
+from ropewalk.runtime.supervision import Failure, attempt
+from ropewalk.testing import Reply, ScriptedModel, ToolUse, VirtualClock, in_trio
+from talk import Witness, agent, assert_sound, replayed, told, virtual_runtime
+
+DOUBT = "The process ended before this tool's result was known; it may or may not have had its effect."
+
+
+class Never:
+    """A write of a dead process: nobody hears that it is durable."""
+
+    async def wait(self) -> None:
+        await trio.sleep_forever()
+
+
+class Mortal(MemoryJournal):
+    """The journal of a process that dies before a write, counted from 0: nothing it does then reaches the logs."""
+
+    def __init__(self, dies_before: int = -1, beside: MemoryJournal | None = None) -> None:
+        super().__init__(beside=beside)
+        self._left = dies_before
+        self.death = trio.Event()
+
+    @property
+    def is_dead(self) -> bool:
+        return self.death.is_set()
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Any:
+        if self._left == 0:
+            self.death.set()
+            return Never()
+        self._left -= 1
+        return super().append(actor_id, epoch, first, bodies, durability, **more)
+
+    async def save_snapshot(self, *saved: Any) -> None:
+        if self.is_dead:
+            await trio.sleep_forever()
+        await super().save_snapshot(*saved)
+
+    async def release(self, *released: Any) -> None:
+        if not self.is_dead:
+            await super().release(*released)
+
+
+seeds = itertools.count()
+"""A process has ids of its own."""
+
+
+async def live(journal: Mortal, spec: AgentSpec, do: Callable[[Runtime], Awaitable[None]]) -> bool:
+    """One process, until it has done this or dies; whether it died."""
+    async with trio.open_nursery() as nursery:
+
+        async def die() -> None:
+            await journal.death.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(die)
+        async with virtual_runtime(journal=journal, specs=[spec], grace=1000, clock=VirtualClock(next(seeds))) as runtime:
+            await do(runtime)
+        nursery.cancel_scope.cancel()
+    return journal.is_dead
+
+
+@attrs.define
+class Bank:
+    """Moves money and writes it down: its books are the judge. Those who come with a key it has seen are told so and nothing is moved."""
+
+    books: list[tuple[str, int]] = attrs.Factory(list)
+    asked: list[str] = attrs.Factory(list)
+
+    def tools(self) -> list[Any]:
+        bank = self
+
+        @tool
+        async def pay(amount: int, context: ToolContext) -> str:
+            """Pay, with no way to ask again."""
+            await trio.sleep(amount)
+            bank.books.append((context.idempotency_key, amount))
+            context.request_state["paid"] = context.request_state.get("paid", 0) + amount
+            return f"paid {amount}"
+
+        @tool(replay="key")
+        async def pay_once(amount: int, context: ToolContext) -> str:
+            """Pay under a key."""
+            bank.asked.append(context.idempotency_key)
+            await trio.sleep(amount)
+            if all(key != context.idempotency_key for key, _ in bank.books):
+                bank.books.append((context.idempotency_key, amount))
+            return f"paid {amount}"
+
+        @tool(replay="safe")
+        async def balance() -> str:
+            """How much was moved."""
+            await trio.sleep(1)
+            return "some"
+
+        return [pay, pay_once, balance]
+
+
+PLANS: dict[str, tuple[Any, ...]] = {
+    "text": ("one two three",),
+    "tool": (Reply(text="let me see", tool_uses=[ToolUse("pay", {"amount": 1}, "a")]), "done"),
+    "safe tool": (Reply(tool_uses=[ToolUse("balance", {}, "a")]), "done"),
+    "keyed tool": (Reply(tool_uses=[ToolUse("pay_once", {"amount": 2}, "a")]), "done"),
+    "three tools": (
+        Reply(tool_uses=[ToolUse("pay", {"amount": 1}, "a"), ToolUse("pay_once", {"amount": 2}, "b"), ToolUse("pay", {"amount": 3}, "c")]),
+        Reply(tool_uses=[ToolUse("pay", {"amount": 4}, "d"), ToolUse("no_such_tool", {}, "e"), ToolUse("pay", "{", "f")]),
+        "done",
+    ),
+}
+
+
+def said_in_turn(messages: Sequence[Message]) -> int:
+    """How many answers the turn that is shown at the end has: a model that plays by what it is shown does not care which process it is in."""
+    count = 0
+    for message in reversed(messages):
+        if message["role"] == "user" and not tool_results(message):
+            break
+        count += message["role"] == "assistant"
+    return count
+
+
+def planned(plans: dict[str, tuple[Any, ...]]) -> Callable[[Sequence[Message]], Any]:
+    def reply(messages: Sequence[Message]) -> Any:
+        prompt = next(message for message in reversed(messages) if message["role"] == "user" and not tool_results(message))
+        return plans[text_of(prompt).split(":")[0]][said_in_turn(messages)]
+
+    return reply
+
+
+def banking(bank: Bank, **options: Any) -> AgentSpec:
+    return agent(ScriptedModel(planned(PLANS)), tools=bank.tools(), **options)
+
+
+async def to_the_end(journal: Mortal, spec: AgentSpec, witness: Witness | None = None) -> tuple[Mortal, RecoveryReport]:
+    """What the next process does, which dies no more."""
+    reports: list[RecoveryReport] = []
+    later = Mortal(beside=journal)
+
+    async def recover(runtime: Runtime) -> None:
+        if witness is not None:
+            runtime.add_handler(witness)
+        reports.append(await runtime.recover())
+
+    assert not await live(later, spec, recover)
+    return later, reports[0]
+
+
+def check_bank(bank: Bank, messages: Sequence[Message]) -> None:
+    """No intent had its effect twice, and what the history says of each call is what the books say, or that it is in doubt."""
+    keys = [key for key, _ in bank.books]
+    assert len(keys) == len(set(keys)), "an effect was had twice"
+    for asking, answering in itertools.pairwise(messages):
+        for call, result in zip(tool_uses(asking), tool_results(answering) if tool_uses(asking) else (), strict=True):
+            is_paid = any(key.endswith(f"/{call['toolUseId']}") for key in keys)
+            if result["status"] == "success" and call["name"] != "balance":
+                assert is_paid, "a payment is said to be made that is not in the books"
+            elif is_paid:
+                assert result["content"] == [{"text": DOUBT}], "an effect nobody is told may have been had"
+
+
+@pytest.mark.parametrize("way", ["submit", "key"])
+@pytest.mark.parametrize("name", PLANS)
+def test_a_process_that_dies_before_any_write_of_a_turn(name: str, way: str) -> None:
+    """Whatever it died before, the next one answers the prompt once, if it was accepted, and no effect is had twice."""
+
+    async def uncrashed() -> tuple[list[Message], int]:
+        bank = Bank()
+        journal, spec = Mortal(), banking(bank)
+        seen: list[Any] = []
+
+        async def go(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            await (await session.submit(f"{name}: go")).result()
+            seen.extend(await session.messages())
+
+        await live(journal, spec, go)
+        return seen, journal.statistics().appends
+
+    whole: list[tuple[list[Message], int]] = []
+
+    @in_trio
+    async def count() -> None:
+        whole.append(await uncrashed())
+
+    count()
+    [(expected, writes)] = whole
+
+    @in_trio
+    async def die_before(write: int) -> None:
+        bank = Bank()
+        journal, spec = Mortal(write), banking(bank)
+        accepted: list[str] = []
+
+        async def go(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            turn = await session.submit(f"{name}: go", key="k" if way == "key" else None)
+            accepted.append(turn.prompt_id)
+            await turn.result()
+
+        assert await live(journal, spec, go)
+        witness = Witness()
+        later, report = await to_the_end(journal, spec, witness)
+        assert not accepted or report.recovered == ("me",) or len(witness.of(TurnEnded)) == 0
+
+        async def look(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            messages = await session.messages()
+            prompts = [message for message in messages if message["role"] == "user" and not tool_results(message)]
+            assert len(prompts) <= 1
+            if accepted:
+                assert prompts == [told(f"{name}: go")], "an accepted prompt is gone"
+            if prompts:
+                assert text_of(messages[-1]) == text_of(expected[-1]), "the prompt has not the answer it would have had"
+                assert without_doubts(messages) == without_doubts(expected, messages)
+            check_bank(bank, messages)
+            if way == "key":
+                result = await session.ask(f"{name}: go", key="k")
+                assert str(result) == text_of(expected[-1])
+                assert [message for message in await session.messages() if message == told(f"{name}: go")] == [told(f"{name}: go")]
+            await assert_sound(session)
+
+        assert not await live(Mortal(beside=later), spec, look)
+
+    for write in range(writes):
+        die_before(write)
+
+
+def without_doubts(messages: Sequence[Message], beside: Sequence[Message] | None = None) -> list[Any]:
+    """The messages without the results that are in doubt, here or in others like them."""
+    doubtful = [
+        (place, number)
+        for place, message in enumerate(messages if beside is None else beside)
+        for number, result in enumerate(tool_results(message))
+        if result["content"] == [{"text": DOUBT}]
+    ]
+    return [
+        (message["role"], [block for number, block in enumerate(message["content"]) if (place, number) not in doubtful])
+        for place, message in enumerate(messages)
+    ]
+
+
+@in_trio
+async def test_a_call_in_doubt_is_told_to_the_model_in_events_and_in_the_status() -> None:
+    bank = Bank()
+    journal, spec = Mortal(3), banking(bank)  # opened, begun, called; then it dies before the result
+
+    async def go(runtime: Runtime) -> None:
+        await (await (await runtime.open("me", spec)).submit("tool: go")).result()
+
+    assert await live(journal, spec, go)
+    assert len(bank.books) == 1
+    witness = Witness()
+    later, report = await to_the_end(journal, spec, witness)
+    assert report == RecoveryReport(recovered=("me",))
+    [resumed] = witness.of(TurnResumed)
+    [doubt] = witness.of(ToolEnded)
+    assert resumed.in_doubt == (doubt.tool_use["toolUseId"],)
+    assert doubt.result["content"] == [{"text": DOUBT}]
+    [ended] = witness.of(TurnEnded)
+    assert ended.stop_reason == "end_turn"
+
+    async def look(runtime: Runtime) -> None:
+        session = await runtime.open("me", spec)
+        assert session.status == "in doubt"
+        assert (await session.messages())[2]["content"][0]["toolResult"] == doubt.result
+        await session.ask("text: next")
+        assert session.status == "idle"
+
+    assert not await live(Mortal(beside=later), spec, look)
+    assert len(bank.books) == 1
+
+
+@in_trio
+async def test_a_turn_in_which_its_process_died_three_times_fails() -> None:
+    bank = Bank()
+    spec = banking(bank)
+    journal = Mortal(3)
+
+    async def go(runtime: Runtime) -> None:
+        await (await (await runtime.open("me", spec)).submit("keyed tool: go", key="k")).result()
+
+    async def recover(runtime: Runtime) -> None:
+        await runtime.recover()
+
+    assert await live(journal, spec, go)
+    for _ in range(2):
+        journal = Mortal(1, journal)  # goes on, and dies before it has the result
+        assert await live(journal, spec, recover)
+    assert len(set(bank.asked)) == 1
+    assert len(bank.asked) == 3
+
+    witness = Witness()
+    later, _ = await to_the_end(journal, spec, witness)
+    assert [(event.stop_reason, event.error) for event in witness.of(TurnEnded)] == [(None, "ProcessDied")]
+
+    async def look(runtime: Runtime) -> None:
+        session = await runtime.open("me", spec)
+        with pytest.raises(Exception, match="died 3 times"):
+            await session.ask("keyed tool: go", key="k")
+        assert [text_of(message) for message in await session.messages()][-1] == "[turn failed]"
+        await assert_sound(session)
+
+    assert not await live(Mortal(beside=later), spec, look)
+    assert len(bank.asked) == 3
+
+
+@in_trio
+async def test_what_its_asker_owned_ends_with_the_process() -> None:
+    bank = Bank()
+    journal, spec = Mortal(3), banking(bank)
+
+    async def go(runtime: Runtime) -> None:
+        session = await runtime.open("me", spec)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.ask, "tool: go")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(session.ask, "text: waits")
+
+    assert await live(Mortal(4) if journal is None else journal, spec, go)
+    witness = Witness()
+    later, report = await to_the_end(journal, spec, witness)
+    assert report.recovered == ("me",)
+    assert [event.stop_reason for event in witness.of(TurnEnded)] == ["cancelled"]
+    state = None
+
+    async def look(runtime: Runtime) -> None:
+        nonlocal state
+        session = await runtime.open("me", spec)
+        state = await replayed(session)
+        await assert_sound(session)
+
+    assert not await live(Mortal(beside=later), spec, look)
+    assert state is not None
+    assert state.turns == 1
+
+
+@in_trio
+async def test_a_spec_may_have_what_was_left_fail() -> None:
+    bank = Bank()
+    journal, spec = Mortal(3), banking(bank, resume="fail")
+
+    async def go(runtime: Runtime) -> None:
+        await (await (await runtime.open("me", spec)).submit("tool: go")).result()
+
+    assert await live(journal, spec, go)
+    witness = Witness()
+    await to_the_end(journal, spec, witness)
+    assert [event.error for event in witness.of(TurnEnded)] == ["ProcessDied"]
+    with pytest.raises(InvalidOption, match="resume is 'continue' or 'fail'"):
+        banking(bank, resume="perhaps")
+
+
+class TestKeys:
+    @in_trio
+    async def test_a_key_stands_for_one_prompt_and_its_first_outcome(self) -> None:
+        spec = agent(ScriptedModel([Reply(text="slowly", delay=5), ModelError("no more")]))
+        async with virtual_runtime(specs=[spec]) as runtime:
+            session = await runtime.open("me", spec)
+            results: list[str] = []
+
+            async def ask() -> None:
+                results.append(str(await session.ask("hi", key="one")))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(ask)
+                with trio.move_on_after(1):
+                    await session.ask("hi", key="one")  # leaving cancels nothing
+            assert results == ["slowly"] * 3
+            with pytest.raises(KeyReused, match="'one' was sent to 'me' with another prompt"):
+                await session.ask("ho", key="one")
+            for _ in range(2):
+                with pytest.raises(ModelError, match="no more"):
+                    await session.ask("fails", key="two")
+            turn = await session.submit("hi", key="one")
+            assert turn.done
+            assert str(await turn.result()) == "slowly"
+            assert [text_of(message) for message in await session.messages()] == ["hi", "slowly"]
+            for wrong in ("", "x" * 501, 3):
+                with pytest.raises(InvalidOption, match="a key is text of 1 to 500 characters"):
+                    await session.ask("hi", key=wrong)  # type: ignore[arg-type]
+
+    @in_trio
+    async def test_the_state_of_a_turn_comes_back_with_its_outcome(self) -> None:
+        bank = Bank()
+        spec = banking(bank)
+        async with virtual_runtime(specs=[spec]) as runtime:
+            session = await runtime.open("me", spec)
+            first = await session.ask("tool: go", request_state={"user": 7}, key="k")
+            again = await session.ask("tool: go", key="k")
+            assert first.state == again.state == {"user": 7, "paid": 1}
+            assert first.message == again.message
+            assert len(bank.books) == 1
+
+
+# --- any story of deaths ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> tuple[list[tuple[str, str, int]], list[int]]:
+    """Prompts, each with a way to send it and a pause before; and how many writes each process lives to see."""
+    prompts = draw(st.lists(st.tuples(st.sampled_from(sorted(PLANS)), st.sampled_from(["submit", "key", "again"]), st.integers(0, 3)), min_size=1, max_size=5))
+    return prompts, draw(st.lists(st.integers(0, 9), max_size=5))
+
+
+@given(story=stories(), schedule=st.random_module())
+def test_any_story_of_deaths(story: tuple[list[tuple[str, str, int]], list[int]], schedule: Any) -> None:
+    """Prompts sent again under their keys until they have an outcome, by processes that die: each has one turn, one outcome, and stands in order."""
+    prompts, deaths = story
+
+    @in_trio
+    async def run() -> None:
+        bank = Bank()
+        spec = banking(bank)
+        journal: Mortal | None = None
+        outcomes: dict[int, set[str]] = {}
+        accepted: set[int] = set()
+
+        async def go(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+
+            async def send(number: int, name: str, key: str | None) -> None:
+                turn = await session.submit(f"{name}: {number}", key=key)
+                accepted.add(number)
+                outcome = await attempt(turn.result())
+                if not isinstance(outcome, Failure) or not isinstance(outcome.error, RuntimeClosed):  # else nobody knows it yet
+                    outcomes.setdefault(number, set()).add(str(outcome.error if isinstance(outcome, Failure) else outcome))
+
+            async with trio.open_nursery() as nursery:
+                for number, (name, way, pause) in enumerate(prompts):
+                    if way == "submit" and number in accepted:
+                        continue
+                    await trio.sleep(pause)
+                    nursery.start_soon(send, number, name, None if way == "submit" else f"k{number}")
+                    if way == "again":
+                        nursery.start_soon(send, number, name, f"k{number}")
+            await session.wait_idle()
+
+        for life in [*deaths, -1]:
+            journal = Mortal(life, journal)
+            if not await live(journal, spec, go) and life == -1:
+                break
+
+        assert journal is not None
+
+        async def look(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            await assert_sound(session)
+            messages = await session.messages()
+            shown = [text_of(message) for message in messages if message["role"] == "user" and not tool_results(message)]
+            assert len(shown) == len(set(shown)), "a prompt had two turns"
+            state = await replayed(session)
+            assert state.waiting is None
+            keys = [key for key, _ in bank.books]
+            assert len(keys) == len(set(keys)), "an effect was had twice"
+            for number, (_, way, _) in enumerate(prompts):
+                if way != "submit":
+                    assert len(outcomes[number]) == 1, "a key had two outcomes"
+
+        assert not await live(Mortal(beside=journal), spec, look)
+
+    run()
