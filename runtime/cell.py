@@ -19,7 +19,7 @@ import anyio.lowlevel
 
 from ropewalk.runtime.backend import ANY_BACKEND, Wakeup
 from ropewalk.runtime.channel import exit_in
-from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionExists, WouldDeadlock
+from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionElsewhere, SessionExists, WouldDeadlock
 from ropewalk.runtime.event import SessionPassivated
 from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
@@ -38,6 +38,9 @@ __all__ = ["PASSIVATE", "Actor", "ActorKind", "Cell", "Envelope", "is_work_of", 
 
 OVERTAKEN = object()
 """What comes of handling a message before which others have to be handled, as its actor's activation found: nothing yet."""
+
+ELSEWHERE_SECONDS = 0.1
+"""How often it is asked whether another owner has let go of an actor."""
 
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
@@ -345,8 +348,16 @@ class Cell:
         self._ledger = None
 
     async def claim(self) -> Claim:
-        """Become the only writer of the actor's log; see `Journal.claim`."""
-        return await self.journal.claim(self.id, self.kind.name, getattr(self.kind, "codec", None))
+        """Become the only writer of the actor's log; see `Journal.claim`. Waits for another owner that is alive, up to the runtime's `open_timeout`."""
+        runtime = self.runtime
+        gives_up = runtime.backend.now() + runtime.open_timeout
+        while True:
+            claim = await attempt(self.journal.claim(self.id, self.kind.name, getattr(self.kind, "codec", None)))
+            if not isinstance(claim, Failure):
+                return claim
+            if not isinstance(claim.error, SessionElsewhere) or runtime.backend.now() >= gives_up:
+                raise claim.error
+            await anyio.sleep(min(ELSEWHERE_SECONDS, gives_up - runtime.backend.now()))
 
     def drop_actor(self) -> None:
         """End the incarnation there is, as one that cannot go on; the next message is handled by one made anew."""

@@ -43,6 +43,7 @@ SyncCalls: TypeAlias = Literal["thread", "inline"]
 """Where users' plain functions run: in worker threads, or on the loop (for tests in virtual time)."""
 
 GRACE_SECONDS = 5.0
+OPEN_SECONDS = 5.0
 AFTER_CANCEL_SECONDS = 5.0
 _SESSION_ID = re.compile(r"[A-Za-z0-9_:@-][A-Za-z0-9._:@-]{0,199}")
 
@@ -113,6 +114,7 @@ class Runtime:
     :param workers: how many tasks may stay parked between two messages.
     :param grace: seconds the busy actors get to finish when the runtime closes; then they are cancelled.
     :param idle_seconds: after how many seconds without a message an actor leaves memory; None lets it stay.
+    :param open_timeout: seconds to wait for an actor that another living runtime has, before `SessionElsewhere`.
     :param resident_limit: how many actors may be in memory; above it those that have been idle for longest leave. None is no limit.
 
     Leaving the block first lets the mailboxes drain for `grace` seconds: nothing is accepted from outside then, but actors
@@ -133,11 +135,14 @@ class Runtime:
         grace: float = GRACE_SECONDS,
         idle_seconds: float | None = None,
         resident_limit: int | None = None,
+        open_timeout: float = OPEN_SECONDS,
     ) -> None:
         if sync_calls not in ("thread", "inline"):
             raise InvalidOption(f"sync_calls is 'thread' or 'inline', not {sync_calls!r}")
         if not (isinstance(grace, int | float) and grace >= 0):
             raise InvalidOption(f"grace is 0 or more seconds, not {grace!r}")
+        if not (isinstance(open_timeout, int | float) and open_timeout >= 0):
+            raise InvalidOption(f"open_timeout is 0 or more seconds, not {open_timeout!r}")
         if type(workers) is not int or workers < 0:
             raise InvalidOption(f"workers is how many tasks may stay parked, 0 or more, not {workers!r}")
         if clock is not None and seed is not None:
@@ -156,6 +161,7 @@ class Runtime:
             kind = self._kind(spec)
             if self._kinds.setdefault(kind.name, kind) is not kind:
                 raise DuplicateKind(f"two specs are named {kind.name!r}; sessions find theirs by name, so give each its own")
+        self.open_timeout = open_timeout
         self._parked = workers
         self._grace = grace
         self._cells: dict[str, Cell] = {}

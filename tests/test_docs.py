@@ -15,7 +15,7 @@ from ropewalk.actors.models.embedded.packages import is_installed
 from ropewalk.actors.tool_check import REQUESTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/chat.md", "docs/journals.md", "docs/models.md", "docs/testing.md"]
+PAGES = ["README.md", "docs/chat.md", "docs/durability.md", "docs/journals.md", "docs/models.md", "docs/testing.md"]
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 

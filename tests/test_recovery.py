@@ -21,6 +21,7 @@ from ropewalk import (
     RecoveryReport,
     Runtime,
     RuntimeClosed,
+    SessionElsewhere,
     ToolContext,
     ToolEnded,
     TurnEnded,
@@ -408,7 +409,7 @@ class TestKeys:
             assert [text_of(message) for message in await session.messages()] == ["hi", "slowly"]
             for wrong in ("", "x" * 501, 3):
                 with pytest.raises(InvalidOption, match="a key is text of 1 to 500 characters"):
-                    await session.ask("hi", key=wrong)  # type: ignore[arg-type]
+                    await session.ask("hi", key=wrong)
 
     @in_trio
     async def test_the_state_of_a_turn_comes_back_with_its_outcome(self) -> None:
@@ -490,3 +491,75 @@ def test_any_story_of_deaths(story: tuple[list[tuple[str, str, int]], list[int]]
         assert not await live(Mortal(beside=journal), spec, look)
 
     run()
+
+
+class TestOwners:
+    @in_trio
+    async def test_whoever_opens_a_session_that_lives_elsewhere_waits_for_it_a_while(self) -> None:
+        spec, here = agent(["one", "two"]), Mortal()
+        there = Mortal(beside=here)
+        async with virtual_runtime(journal=there, open_timeout=3) as other:
+            async with virtual_runtime(journal=here) as runtime:
+                await (await runtime.open("me", spec)).ask("hi")
+                before = trio.current_time()
+                with pytest.raises(SessionElsewhere):
+                    await other.open("me", spec)
+                assert trio.current_time() - before == pytest.approx(3)
+                async with trio.open_nursery() as nursery:
+
+                    async def let_go() -> None:
+                        await trio.sleep(2)
+                        await runtime.passivate("me")
+
+                    nursery.start_soon(let_go)
+                    session = await other.open("me", spec)
+                assert 2 <= trio.current_time() - before - 3 <= 2.2
+            assert str(await session.ask("ho")) == "two"
+        with pytest.raises(InvalidOption, match="open_timeout is 0 or more seconds"):
+            Runtime(open_timeout=-1)
+
+    @in_trio
+    async def test_what_nobody_claims_is_listed_and_waits(self) -> None:
+        spec, journal = agent(["one", "two"], name="forgotten"), Mortal(2)
+
+        async def go(runtime: Runtime) -> None:
+            await (await (await runtime.open("me", spec)).submit("hi")).result()
+
+        assert await live(journal, spec, go)
+        later, other = Mortal(beside=journal), agent([], name="other")
+        async with virtual_runtime(journal=later, specs=[other]) as runtime:
+            assert await runtime.recover() == RecoveryReport(unclaimed=("me",))
+            assert [(info.id, info.kind, info.status) async for info in runtime.list_sessions()] == [("me", "forgotten", "unclaimed")]
+        async with virtual_runtime(journal=Mortal(beside=later), specs=[spec]) as runtime:
+            assert [info.status async for info in runtime.list_sessions()] == ["unfinished"]
+            assert await runtime.recover() == RecoveryReport(recovered=("me",))
+            assert [info.status async for info in runtime.list_sessions()] == ["passivated"]
+            assert await runtime.recover() == RecoveryReport()
+
+    @in_trio
+    async def test_so_many_are_recovered_at_once_and_no_more(self) -> None:
+        at_once, most = 0, 0
+
+        class Slow(ScriptedModel):
+            async def stream(self, *call: Any, **options: Any) -> Any:
+                nonlocal at_once, most
+                at_once += 1
+                most = max(most, at_once)
+                await trio.sleep(1)
+                async for chunk in super().stream(*call, **options):
+                    yield chunk
+                at_once -= 1
+
+        spec, journal = agent(Slow(lambda messages: "done")), Mortal(2 * 200)
+
+        async def go(runtime: Runtime) -> None:
+            for number in range(200):
+                await (await runtime.open(f"s{number}", spec)).submit("hi")
+            await trio.sleep(0.5)
+            await (await runtime.open("last", spec)).submit("hi")
+
+        assert await live(journal, spec, go)
+        at_once = most = 0
+        _, report = await to_the_end(journal, spec)
+        assert len(report.recovered) == 200
+        assert most == 50
