@@ -9,11 +9,15 @@ from typing import Any
 
 import bare
 from measure import Stopwatch
-from ropewalk import Journal, MemoryJournal, Runtime, TextDelta
+from ropewalk import AgentSpec, Journal, MemoryJournal, Runtime, Session, TextDelta
 from ropewalk.runtime.journal import Claim
 from work import BARE, PROMPT, Ear, Load, Way, ask, history_of, opened, session_id, spec_of, talk
 
-__all__ = ["Elsewhere", "bytes_idle", "bytes_talked", "first_and_last", "opening", "waking"]
+__all__ = ["Elsewhere", "bytes_idle", "bytes_known", "bytes_passive", "bytes_talked", "first_and_last", "opening", "waking"]
+
+
+ON_THEIR_WAY = 10
+"""How many sessions may be on their way out of memory when it is looked into."""
 
 
 class Elsewhere(MemoryJournal):
@@ -53,6 +57,40 @@ async def bytes_talked(name: str, load: Load, journal: Callable[[], Journal] = M
                 await _ask_all(runtime, load)
                 traced.take()
     return traced.taken / load.sessions
+
+
+async def bytes_passive(load: Load, *, held: bool) -> float:
+    """Bytes the runtime takes for a session that was let go from memory, with the handle of it where somebody has one (`held`)."""
+    spec = spec_of(load)
+    async with Runtime(Elsewhere()) as runtime:
+        # What only the first of a runtime takes is taken before.
+        await _come_and_go(runtime, spec, load, "first")
+        with _Traced() as traced:
+            kept = [await _come_and_go(runtime, spec, load, session_id(number)) for number in range(load.sessions)]
+            if not held:
+                kept.clear()
+            traced.take()
+            del kept
+    return traced.taken / load.sessions
+
+
+async def bytes_known(load: Load, most: int) -> float:
+    """Bytes a known session takes, all together over all, where at most so many are in memory and nobody holds a handle."""
+    spec = spec_of(load)
+    with _Traced() as traced:
+        async with Runtime(Elsewhere(), resident_limit=most) as runtime:
+            for number in range(load.sessions):
+                await runtime.open(session_id(number), spec, messages=history_of(load.history))
+            traced.take()
+            if (resident := runtime.statistics().resident) > most + ON_THEIR_WAY:
+                raise RuntimeError(f"{resident} sessions were in memory, and not {most}")
+    return traced.taken / load.sessions
+
+
+async def _come_and_go(runtime: Runtime, spec: AgentSpec, load: Load, name: str) -> Session:
+    session: Session = await runtime.open(name, spec, messages=history_of(load.history))
+    await runtime.passivate(name)
+    return session
 
 
 class _Traced:

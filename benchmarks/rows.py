@@ -10,7 +10,7 @@ import attrs
 
 from backends import Backend
 from durable import bytes_a_turn, durable_at_once
-from lives import Elsewhere, bytes_idle, bytes_talked, first_and_last, opening, waking
+from lives import Elsewhere, bytes_idle, bytes_known, bytes_passive, bytes_talked, first_and_last, opening, waking
 from measure import Medians, Side, interleaved
 from neighbours import TROUBLES, others_p99
 from nullmodel import NullModel
@@ -149,6 +149,21 @@ async def idle(backend: Backend, size: Size) -> list[Line]:
     ]
 
 
+async def passive(backend: Backend, size: Size) -> list[Line]:
+    def line(what: str, figure: float) -> Line:
+        return Line(what, "bytes", None, figure, None, (figure, None), (200, None), "bytes")
+
+    model = NullModel(backend)
+    gone = Load(backend, model, sessions=sized(size, 10_000, 1000, 3), history=20)
+    many = Load(backend, model, sessions=sized(size, 100_000, 10_000, 30), history=20)
+    most = sized(size, 100, 100, 2)
+    return [
+        line("known but passivated session, whose handle nobody holds", await bytes_passive(gone, held=False)),
+        line("known but passivated session, with the handle that somebody holds of it", await bytes_passive(gone, held=True)),
+        line(f"{many.sessions:,} known sessions with 20 messages, at most {most} of them in memory: each", await bytes_known(many, most)),
+    ]
+
+
 async def cold(backend: Backend, size: Size) -> list[Line]:
     load = Load(backend, NullModel(backend), sessions=sized(size, 200, 100, 2), turns=20)
     medians = await interleaved([Side(name, partial(waking, name, load)) for name in (BARE, HANDLER)], repetitions(size, 7))
@@ -224,6 +239,7 @@ ROWS: dict[str, Row] = {
         Row("history", "text turn at 10, 1,000 and 10,000 messages of history", history),
         Row("ageing", "the last 50 of 500 turns over the first", ageing),
         Row("idle", "bytes of an idle session", idle, ("asyncio",)),
+        Row("passive", "bytes of a passivated session", passive, ("asyncio",)),
         Row("cold", "cold wake and one turn", cold),
         Row("durable", "1,000 durable sessions at once", durable),
         Row("growth", "bytes a turn leaves on the disk", growth, ("asyncio",)),

@@ -276,7 +276,7 @@ class Runtime:
         if cell.kind.name != kind.name:
             raise SessionExists(f"{session_id!r} is a {cell.kind.name!r} in this runtime and cannot be opened as a {kind.name!r}")
         if cell.passivated and not cell.busy and not cell.activating:
-            cell.kind = kind  # as if nobody held a handle of it
+            cell.kind, cell.mailbox.bound = kind, kind.mailbox  # as if nobody held a handle of it
         try:
             await cell.activate(create=create, **seed)
             cell.kept = True

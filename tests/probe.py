@@ -70,17 +70,24 @@ class ProbeActor:
         finally:
             self.doing -= 1
 
+    async def passivate(self) -> None:
+        if self.kind.leaving is not None:
+            await self.kind.leaving(self)
+
     def snapshot(self) -> Standing:
         return self.cell.publisher.as_of_now(Standing, None, None, self.book.state)
 
 
 class Probe:
-    """The kind. `before` is awaited at the beginning of each activation; `activations` are the ids in the order they were made."""
+    """The kind. `before` is awaited at the beginning of each activation, `leaving` when an incarnation is let go; `activations` are the ids
+    in the order they were made.
+    """
 
     def __init__(self, name: str = "probe", *, mailbox: int = 64, before: Callable[[Cell], Awaitable[Any]] | None = None) -> None:
         self.name = name
         self.mailbox = mailbox
         self.before = before
+        self.leaving: Callable[[ProbeActor], Awaitable[Any]] | None = None
         self.begun: list[str] = []
         self.activations: list[str] = []
         self.most_at_once = 0

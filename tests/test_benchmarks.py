@@ -11,7 +11,24 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = ("text", "window", "tool", "1000", "5000", "paced", "history", "ageing", "idle", "cold", "durable", "growth", "reduction", "opening", "troubles")
+ROWS = (
+    "text",
+    "window",
+    "tool",
+    "1000",
+    "5000",
+    "paced",
+    "history",
+    "ageing",
+    "idle",
+    "passive",
+    "cold",
+    "durable",
+    "growth",
+    "reduction",
+    "opening",
+    "troubles",
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +58,7 @@ def written() -> list[Path]:
 def test_every_row_runs(row: str, figures: dict[str, Any]) -> None:
     lines = [line for line in figures["lines"] if line["row"] == row]
 
-    assert {line["backend"] for line in lines} == ({"asyncio"} if row in ("idle", "growth") else {"asyncio", "trio"})
+    assert {line["backend"] for line in lines} == ({"asyncio"} if row in ("idle", "passive", "growth") else {"asyncio", "trio"})
     assert all(isinstance(line["handler"], float | int) for line in lines)
 
 

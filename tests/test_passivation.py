@@ -16,7 +16,7 @@ import trio
 import trio.testing
 from hypothesis import given
 
-from probe import Probe, add, add_after, crash, read, wait
+from probe import Broken, Probe, add, add_after, crash, read, wait
 from ropewalk import (
     Agent,
     AgentResult,
@@ -158,6 +158,19 @@ async def test_all_handles_of_a_session_name_one_place_for_ever() -> None:
 
 
 @pytest.mark.anyio
+async def test_opened_again_it_is_what_it_is_opened_as() -> None:
+    async with Runtime() as runtime:
+        old = await runtime.open("me", agent(parrot))
+        await runtime.open("me", agent(["unheard"]))
+        assert str(await old.ask("Hi")) == "1: Hi"
+
+        await runtime.passivate("me")
+        await runtime.open("me", agent(["new"], mailbox=1))
+        assert str(await old.ask("And?")) == "new"
+        assert old.statistics().mailbox.bound == 1
+
+
+@pytest.mark.anyio
 async def test_without_a_handle_the_runtime_keeps_nothing_of_it() -> None:
     async with Runtime() as runtime:
         session = await runtime.open("me", agent(parrot))
@@ -237,6 +250,34 @@ async def test_messages_that_wait_come_first() -> None:
         assert outcomes == [False]
         assert await ref.ask(read) == ("first", "second")
         assert probe.activations == ["a"]
+
+
+@pytest.mark.anyio
+async def test_an_actor_that_is_wanted_while_it_clears_up_stays() -> None:
+    probe, gate = Probe(), Gate()
+    probe.leaving = gate
+    outcomes: list[bool] = []
+    async with Runtime(restart=RestartPolicy(backoff=Backoff(first=0.001, jitter=0))) as runtime:
+        ref = await runtime.open("a", probe)
+
+        async def passivate() -> None:
+            outcomes.append(await runtime.passivate("a"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(passivate)
+            await gate.reached()
+            ref.tell(add("x"))
+            assert ref.status == "busy"
+            gate.open()
+        assert outcomes == [False]
+        assert await ref.ask(read) == ("x",)
+        assert probe.activations == ["a"]
+
+        probe.leaving = crash
+        with pytest.raises(Broken):
+            await runtime.passivate("a")
+        assert await ref.ask(read) == ("x",)
+        assert ref.restarts == 1
 
 
 @pytest.mark.anyio

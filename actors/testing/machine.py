@@ -22,6 +22,7 @@ from ropewalk.actors.events import (
     PromptAccepted,
     PromptSettled,
     SessionActivated,
+    SessionPassivated,
     Snapshot,
     TextDelta,
     ToolEnded,
@@ -227,7 +228,7 @@ class SessionMachine(TrioStateMachine):
     async def cancel(self, which: int) -> None:
         """Somebody cancels the running turn."""
         await self.sessions[which].cancel()
-        assert self.sessions[which].status in ("idle", "running", "quarantined", "reducing")
+        assert self.sessions[which].status in ("idle", "running", "quarantined", "reducing", "passivated")
 
     @arule(number=st.integers(0, 9))
     async def leave(self, number: int) -> None:
@@ -248,7 +249,7 @@ class SessionMachine(TrioStateMachine):
         self.is_journal_whole = False
 
     @arule(
-        kind=st.sampled_from([TurnStarted, TextDelta, MessageAdded, ToolEnded, TurnEnded, PromptAccepted, PromptSettled, SessionActivated]),
+        kind=st.sampled_from([TurnStarted, TextDelta, MessageAdded, ToolEnded, TurnEnded, PromptAccepted, PromptSettled, SessionActivated, SessionPassivated]),
         rudeness=RUDENESS | st.just(None),
     )
     async def be_rude(self, kind: type[Event], rudeness: Rudeness | None) -> None:
@@ -261,6 +262,13 @@ class SessionMachine(TrioStateMachine):
         with trio.move_on_after(patience):
             with contextlib.suppress(JournalUnavailable, SystemExit):
                 await self.sessions[which].messages()
+
+    @arule(which=st.integers(0, 1), patience=st.sampled_from([0.0, 2.0]))
+    async def passivate(self, which: int, patience: float) -> None:
+        """Somebody lets the session go from memory, and does not wait for long."""
+        with trio.move_on_after(patience):
+            with contextlib.suppress(JournalUnavailable, SystemExit):
+                await self.runtime.passivate(self.names[which])
 
     @arule(which=st.integers(0, 1), record=st.booleans())
     async def call_tool(self, which: int, record: bool) -> None:
