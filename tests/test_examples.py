@@ -139,6 +139,17 @@ def test_request_state_lives_for_one_turn() -> None:
     assert second.endswith("{'pieces': 3}")
 
 
+def test_an_answer_is_stopped_and_the_next_question_goes_on_from_it() -> None:
+    left, shorter, stopped, *messages = run("stop_and_ask_again.py").splitlines()
+
+    assert re.fullmatch(r"left: +cancelled, heard '(Rope is made in a ropewalk, .*)'", left)
+    assert shorter.endswith("In a ropewalk.")
+    assert stopped.endswith("True cancelled")
+    assert [line.split(":")[0].strip() for line in messages] == ["user", "assistant"] * 3
+    assert messages[1].split(": ", 1)[1] in "Rope is made in a ropewalk, a lane as long as the rope is to be."
+    assert messages[5].split(": ", 1)[1].startswith("Hemp")
+
+
 def test_agents_are_kept_between_requests() -> None:
     printed = run("keep_the_agent.py")
 

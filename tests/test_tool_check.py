@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from ropewalk import ModelError, tool
 from ropewalk.actors.cli import cli
-from ropewalk.actors.tool_check import REQUESTS, TOOLS, Request, ask_all, in_words, wrong_choices
+from ropewalk.actors.terminal.screen import Screen
+from ropewalk.actors.tool_check import REQUESTS, TOOLS, Choice, Request, ask_all, in_words, show_choices, wrong_choices
 from ropewalk.testing import Reply, ScriptedModel, ToolUse
 
 RAN: list[str] = []
@@ -69,7 +73,14 @@ async def test_requests_are_asked_apart_from_one_another_and_told_in_their_order
     assert [choice.request for choice in choices] == asked
     assert done == list(range(1, 22))
     assert [choice.is_exact for choice in choices] == [True, True, False] * 7
-    assert in_words(choices) == "21 of 21 requests called the right tool with a valid input, 14 of them with the one that was meant."
+    assert in_words(choices) == "21 of 21 requests called the right tool with a valid input, 14 of them with the one that was meant (~ marks the others)."
+
+
+def test_only_what_was_meant_is_ticked() -> None:
+    written, asked = io.StringIO(), Request("Tie it.", "knot", {"rope": "red"})
+    show_choices(Screen(Console(file=written)), [Choice(asked, (("knot", {"rope": colour}),)) for colour in ("red", "blue")] + [Choice(asked)])
+
+    assert re.findall(r"([✓~✗])  Tie it", written.getvalue()) == ["✓", "~", "✗"]
 
 
 def test_the_requests_that_are_brought_along_ask_for_each_tool_twice() -> None:

@@ -543,11 +543,12 @@ async def test_a_thread_that_outlives_its_call_knows_and_keeps_its_place() -> No
             ended.set()
         return "done"
 
-    made = of(work, timeout=0.05, concurrency=1)
+    assert await ran(of(lambda tool_input, context: "warm"), limits=limits) == ok("warm")  # there is a thread now, so the next call has half a second to begin
+    made = of(work, timeout=0.5, concurrency=1)
     try:
-        assert await ran(made, {"hang": True}, limits=limits) == error("Error: Tool 'it' timed out after 0.05 seconds")
+        assert await ran(made, {"hang": True}, limits=limits) == error("Error: Tool 'it' timed out after 0.5 seconds")
         # The first call's thread still works, so the tool's one place is taken.
-        assert await ran(made, limits=limits) == error("Error: Tool 'it' timed out after 0.05 seconds")
+        assert await ran(made, limits=limits) == error("Error: Tool 'it' timed out after 0.5 seconds")
     finally:
         go.set()
     await anyio.to_thread.run_sync(ended.wait, 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -272,11 +273,28 @@ def test_the_version_is_the_installed_one(command: list[str]) -> None:
         assert CliRunner().invoke(cli, command, prog_name="ropewalk").output == right
 
 
+@pytest.mark.parametrize(("patience", "lines"), [(0.0, ["… it begins", "… half of it"]), (math.inf, [])])
+def test_a_pipe_that_has_waited_for_long_is_told_how_far_things_are(patience: float, lines: list[str]) -> None:
+    written = io.StringIO()
+    with Screen(Console(file=written), patience=patience).bar(2, "it begins") as bar:
+        bar.show(1, 2, "half of it")
+
+    assert [line.strip() for line in written.getvalue().splitlines()] == lines
+
+
 def test_without_a_command_there_is_help() -> None:
     result = ropewalk()
 
     assert "Usage: ropewalk" in result.stdout + result.stderr
     assert "tour" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("group", [[], ["models"]], ids=["ropewalk", "ropewalk models"])
+def test_the_help_says_what_each_command_does_in_whole_sentences(group: list[str]) -> None:
+    shown = CliRunner().invoke(cli, [*group, "--help"], terminal_width=80).output.partition("Commands:\n")[2].splitlines()
+
+    assert shown
+    assert all(re.fullmatch(r"  [a-z]+ {2,}\S.*[^.]\.", line) for line in shown), shown
 
 
 @pytest.mark.parametrize("options", [["--sessions", "0"], ["--backend", "threads"], ["--limit", "none"], ["--pace", "-1"], ["--no-such"]])

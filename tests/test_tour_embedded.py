@@ -40,7 +40,7 @@ def test_it_is_shown_and_all_of_it_is_as_it_should_be(backend: str) -> None:
         r"exceeds the available context size \(256\s+tokens\)",
         r"the error's figures: (\d+) tokens, of which 256 fit; asked to count them, the engine says \1",
         r"ReductionEnded: rung 'manager'; of 16 messages \d are still shown",
-        r"1\d of 16 named the right capital, 16 were each time asked with their own history",
+        r"1\d of 16 named the right capital and denied nothing, 16 were each time asked with\s+their own history",
         r"tokens written in [\d.]+ s, \d+ a second; at most [1-8] of the engine's slots in use",
         r"lag of the event loop: [\d.]+ ms \(p50\)",
         r"(?m)^    \d+\.\d s$",

@@ -20,6 +20,7 @@ from ropewalk.actors.chat.page import Page, PlainPage, TerminalPage
 from ropewalk.actors.chat.reader import Reader
 from ropewalk.actors.chat.tools import DEMONSTRATION_TOOLS
 from ropewalk.actors.conversation import SlidingWindowConversationManager
+from ropewalk.actors.models.embedded import EmbeddedModel
 from ropewalk.actors.portal import portal
 from ropewalk.actors.session.handle import Session
 from ropewalk.actors.spec import AgentSpec
@@ -42,14 +43,15 @@ class ChatOptions:
     :param model: the model's name, see `find_model`; None is what `Agent()` takes.
     :param system: the system prompt.
     :param tools: further tools, each as ``MODULE:NAME``.
-    :param demonstration_tools: whether there are the built-in ones too, each unless a further tool has its name.
+    :param demonstration_tools: whether there are the built-in ones too, each unless a further tool has its name; None is
+        yes, except for the embedded model, which calls them when it should not.
     :param window: how many messages the model is shown at most; None is the library's own number.
     """
 
     model: str | None = None
     system: str | None = None
     tools: tuple[str, ...] = ()
-    demonstration_tools: bool = True
+    demonstration_tools: bool | None = None
     window: int | None = None
 
 
@@ -60,7 +62,8 @@ def run_chat(options: ChatOptions) -> int:
     first prompt is read.
     """
     model, own = find_model(options.model), find_tools(options.tools)
-    given = [tool for tool in DEMONSTRATION_TOOLS if options.demonstration_tools and own.find(tool.name) is None]
+    wanted = not isinstance(model, EmbeddedModel) if options.demonstration_tools is None else options.demonstration_tools
+    given = [tool for tool in DEMONSTRATION_TOOLS if wanted and own.find(tool.name) is None]
     spec = AgentSpec(
         name="chat",
         model=model,
@@ -132,6 +135,8 @@ class Chat:
     def _ask(self, prompt: str) -> None:
         """Have a prompt answered. Ctrl-C ends its turn and not the program."""
         page, session = self.page, self.session
+        if not self.reader.interactive:
+            page.asked(prompt)
         with self.reader.silent():
             try:
                 page.begin()

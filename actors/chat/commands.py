@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "run_command", "show_history", "status_rows", "unknown"]
 
+NO_TOOLS = "There are no tools: --tool MODULE:NAME gives one of your own, --tools the built-in calculator and current_time."
+
 Rows: TypeAlias = Sequence[tuple[str, str]]
 
 
@@ -99,7 +101,7 @@ def _called(calls: dict[str, Block], result: Block) -> Note:
 
 def _tools(chat: Chat) -> None:
     rows = [(tool["name"], in_short(tool["description"].strip().partition("\n")[0], 200)) for tool in chat.spec.tools.specs]
-    chat.page.say(_aligned(rows) if rows else "There are no tools.")
+    chat.page.say(_aligned(rows) if rows else NO_TOOLS)
 
 
 def _new(chat: Chat) -> None:

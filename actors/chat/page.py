@@ -57,6 +57,9 @@ class Page(Protocol):
     def space(self) -> None:
         """An empty line."""
 
+    def asked(self, text: str) -> None:
+        """What is asked now, by something that does not see what it types."""
+
     def prompt(self, text: str) -> None:
         """What somebody asked before."""
 
@@ -65,7 +68,10 @@ class Page(Protocol):
 
 
 class PlainPage:
-    """Text as it comes, for a pipe and for simple terminals: answers to `out`, what is said about them to `notes`, flushed at once."""
+    """Text as it comes, for a pipe and for simple terminals: answers to `out`, what is said about them to `notes`, flushed at once.
+
+    What `asked` is told stands among the notes, and an empty line in `out` between one answer and the next.
+    """
 
     moves = False
 
@@ -73,6 +79,7 @@ class PlainPage:
         self._out = _Stream(out)
         self._notes = self._out if out is notes else _Stream(notes)
         self._last: object = None
+        self._any_asked = False
 
     def begin(self) -> None:
         self._last = None
@@ -106,6 +113,12 @@ class PlainPage:
 
     def space(self) -> None:
         self._out.write("\n")
+
+    def asked(self, text: str) -> None:
+        if self._any_asked:
+            self.space()
+        self._any_asked = True
+        self._notes.write(f"> {printable(text)}\n")
 
     def prompt(self, text: str) -> None:
         self._out.write(f"> {printable(text)}\n")
@@ -261,6 +274,9 @@ class TerminalPage:
     def space(self) -> None:
         self.console.print()
         self._last = None
+
+    def asked(self, text: str) -> None:
+        self.prompt(text)
 
     def prompt(self, text: str) -> None:
         if self._last is not None:

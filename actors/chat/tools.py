@@ -45,10 +45,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 @tool
 async def calculator(expression: str) -> str:
-    """Calculate an arithmetic expression exactly, such as "17 * 23" or "sqrt(2) ** 3".
+    """Calculate an expression.
 
     Args:
-        expression: numbers, + - * / // % **, parentheses, pi, e, and functions such as sqrt, log, sin, round, min, max
+        expression: arithmetic such as 17 * 23; there are + - * / // % **, parentheses, pi, e, sqrt(), log(), sin(), round(), min(), max()
     """
     return str(calculate(expression))
 

@@ -61,8 +61,7 @@ def run_swarm(options: SwarmOptions, screen: Screen | None = None) -> tuple[Swar
 async def _show(swarm: Swarm, spec: AgentSpec, name: str, screen: Screen) -> None:
     with screen.bar(swarm.expected, f"{swarm.sessions:,} sessions are being opened") as bar:
         async with anyio.create_task_group() as around:
-            if bar.visible:
-                around.start_soon(_report_live, swarm, bar)
+            around.start_soon(_report_live, swarm, bar)
             await play(swarm, spec)
             around.cancel_scope.cancel()
     with screen.bar(None, "the bytes of idle sessions are being counted"):
@@ -71,9 +70,9 @@ async def _show(swarm: Swarm, spec: AgentSpec, name: str, screen: Screen) -> Non
 
 
 async def _report_live(swarm: Swarm, bar: Bar) -> None:
-    """Show how far it is a few times a second, for ever."""
+    """Show how far it is now and then, for ever."""
     while True:
-        await anyio.sleep(0.125)
+        await anyio.sleep(bar.pace)
         done = len(swarm.all_taken)
         failed = swarm.failures.total()
         bar.show(done, swarm.expected, f"{done:,} of {swarm.expected:,} turns, {swarm.streaming:,} streaming" + (f", {failed:,} failed" if failed else ""))

@@ -24,6 +24,7 @@ __all__ = ["COLOURS", "WIDTH", "Bar", "Screen", "source_of"]
 
 WIDTH = 100
 INDENT = 2
+BAR_SECONDS = 0.125
 
 # Only colours of the terminal's own palette, and of those only the ones that can be read on light and on dark alike.
 COLOURS = ANSISyntaxTheme(
@@ -37,13 +38,18 @@ COLOURS = ANSISyntaxTheme(
 
 
 class Screen:
-    """Prints to a rich console, at most 100 columns wide. Every method prints whole lines."""
+    """Prints to a rich console, at most 100 columns wide. Every method prints whole lines.
 
-    def __init__(self, console: Console | None = None) -> None:
+    :param patience: seconds without a line after which a pipe is told how far things are, as a terminal is all the time.
+    """
+
+    def __init__(self, console: Console | None = None, *, patience: float = 10.0) -> None:
         self.console = console or Console(highlight=False)
         self.console.width = min(self.console.width, WIDTH) if self.console.is_terminal else WIDTH
         self._now = Clock().stopwatch
         self._began = self._now()
+        self._printed = self._began
+        self._patience = patience
         self._parts = 0
 
     @property
@@ -106,6 +112,7 @@ class Screen:
 
     def _bare(self, text: Text) -> None:
         self.console.print(text, end="", soft_wrap=True)
+        self._printed = self._now()
 
     def took(self, seconds: float) -> None:
         """How long something small within a part took."""
@@ -131,10 +138,19 @@ class Screen:
 
     @contextmanager
     def bar(self, total: int | None, says: str) -> Generator[Bar]:
-        """A live bar while the block runs, gone after it; only in a terminal. `total` is None while nobody knows how long it will take."""
+        """A live bar while the block runs, gone after it; in a pipe a line now and then. `total` is None while nobody knows how long it will take."""
+        if not self.console.is_terminal:
+            self._say_where(says)
+            yield Bar(None, None, self._say_where, self._patience)
+            return
         columns = (TextColumn(" " * (INDENT - 1)), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal, refresh_per_second=8) as progress:
-            yield Bar(progress, progress.add_task(says, total=total))
+        with Progress(*columns, console=self.console, transient=True, refresh_per_second=8) as progress:
+            yield Bar(progress, progress.add_task(says, total=total), self._say_where, BAR_SECONDS)
+
+    def _say_where(self, says: str) -> None:
+        """How far things are, where nothing was printed for so long that somebody might think that nothing happens."""
+        if self._now() - self._printed >= self._patience:
+            self._print(Text(f"{' ' * INDENT}… {says}", style="dim"))
 
     def _marked(self, mark: str, style: str, text: str) -> None:
         self.console.print()
@@ -149,6 +165,7 @@ class Screen:
     def _print(self, text: Text) -> None:
         # A terminal that is too narrow breaks a line better than we could: what is copied from it is still one line.
         self.console.print(text, soft_wrap=True)
+        self._printed = self._now()
 
 
 class _Words:
@@ -186,20 +203,20 @@ class _Words:
 
 
 class Bar:
-    """A live bar, to be told how far things are; tells nobody where there is no terminal."""
+    """How far things are: a live bar in a terminal, a line now and then in a pipe. `pace` is the seconds between two looks that are worth it."""
 
-    def __init__(self, progress: Progress, task: Any) -> None:
+    def __init__(self, progress: Progress | None, task: Any, say: Callable[[str], None], pace: float) -> None:
+        self.pace = pace
         self._progress = progress
         self._task = task
-
-    @property
-    def visible(self) -> bool:
-        """Whether anybody sees it."""
-        return not self._progress.disable
+        self._say = say
 
     def show(self, completed: int, total: int | None, says: str) -> None:
         """The bar at so many of `total`, with these words."""
-        self._progress.update(self._task, completed=completed, total=total, description=says)
+        if self._progress is None:
+            self._say(says)
+        else:
+            self._progress.update(self._task, completed=completed, total=total, description=says)
 
 
 def source_of(function: Any, *, whole: bool = False) -> str:

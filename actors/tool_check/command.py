@@ -80,9 +80,13 @@ async def _ask(model: Model, tools: ToolRegistry, requests: Sequence[Request], s
 
 
 def show_choices(screen: Screen, choices: Sequence[Choice]) -> None:
-    """The table: each request, the tool that was called, its input, and whether that is right."""
-    rows = [("✓" if choice.is_right else "✗", _wrapped(choice.request.text, REQUEST_WIDTH, REQUEST_LONGEST), *_called(choice)) for choice in choices]
+    """The table: each request, the tool that was called, its input, and whether that is right; ``~`` is the right tool with another input."""
+    rows = [(_mark(choice), _wrapped(choice.request.text, REQUEST_WIDTH, REQUEST_LONGEST), *_called(choice)) for choice in choices]
     screen.table(("", "request", "tool called", "input"), rows, right=())
+
+
+def _mark(choice: Choice) -> str:
+    return "✓" if choice.is_exact else "~" if choice.is_right else "✗"
 
 
 def in_words(choices: Sequence[Choice]) -> str:
@@ -90,7 +94,8 @@ def in_words(choices: Sequence[Choice]) -> str:
     right = sum(choice.is_right for choice in choices)
     told = f"{right} of {len(choices)} requests called the right tool with a valid input"
     if any(choice.request.input for choice in choices):
-        told += f", {sum(choice.is_exact for choice in choices)} of them with the one that was meant"
+        exact = sum(choice.is_exact for choice in choices)
+        told += f", {exact} of them with the one that was meant" + (" (~ marks the others)" if exact < right else "")
     return f"{told}."
 
 

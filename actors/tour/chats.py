@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import anyio
@@ -58,8 +59,9 @@ class Chat:
 
     @property
     def knows(self) -> bool:
-        """Whether its first answer names the capital of its country."""
-        return len(self.messages) > 1 and CAPITALS[self.country] in text_of(self.messages[1])
+        """Whether its first answer names the capital of its country, and denies nothing: “Paris, not France itself” is no answer."""
+        answer = text_of(self.messages[1]) if len(self.messages) > 1 else ""
+        return CAPITALS[self.country] in answer and re.search(r"\bnot\b", answer) is None
 
 
 @attrs.define
@@ -122,8 +124,8 @@ def _tell(screen: Screen, chats: Sequence[Chat], progress: Progress, written: in
             screen.came_out(f"{message['role']}: {in_short(text_of(message), SHOWN_WIDTH)}")
     late, worked = progress.lag.late, progress.lag.worked
     screen.came_out(
-        f"and {len(chats) - SHOWN} more; {sum(chat.knows for chat in chats)} of {len(chats)} named the right capital, {sum(chat.is_own for chat in chats)} "
-        "were each time asked with their own history, to the token",
+        f"and {len(chats) - SHOWN} more; {sum(chat.knows for chat in chats)} of {len(chats)} named the right capital and denied nothing, "
+        f"{sum(chat.is_own for chat in chats)} were each time asked with their own history, to the token",
         f"{written:,} tokens written in {seconds:.1f} s, {written / seconds:,.0f} a second; at most {progress.most_busy} of the engine's slots in use",
         f"lag of the event loop: {_shares(late)}; processor time it took at a stretch: {_shares(worked)}",
     )

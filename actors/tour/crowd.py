@@ -119,8 +119,7 @@ async def _open(crowd: Crowd, runtime: Runtime, sessions: int, pace: float) -> N
 async def _stream_all_at_once(crowd: Crowd, bar: Bar) -> None:
     began, cpu_began = anyio.current_time(), cpu_seconds()
     async with anyio.create_task_group() as around:
-        if bar.visible:
-            around.start_soon(_report_live, crowd, bar)
+        around.start_soon(_report_live, crowd, bar)
         async with anyio.create_task_group() as tasks:
             for talk in crowd.talks:
                 tasks.start_soon(_play, talk, crowd)
@@ -142,9 +141,9 @@ async def _play(talk: Talk, crowd: Crowd) -> None:
 
 
 async def _report_live(crowd: Crowd, bar: Bar) -> None:
-    """Show the count a few times a second, for ever; a call for each piece would cost more than the piece."""
+    """Show the count now and then, for ever; a call for each piece would cost more than the piece."""
     while True:
-        await anyio.sleep(0.125)
+        await anyio.sleep(bar.pace)
         words = f"{crowd.streaming:,} sessions streaming, {crowd.pieces:,} pieces heard, {crowd.done:,} done"
         bar.show(crowd.pieces, len(crowd.talks) * PIECES, words)
 

@@ -178,7 +178,7 @@ async def ask_too_much(runtime: Runtime, model: EmbeddedModel, history: list[Mes
 async def _overflow(screen: Screen, runtime: Runtime) -> list[str]:
     screen.code(f"model = EmbeddedModel(slots=1, context={FITS})", _shown(ask_too_much))
     model = Noted(slots=1, context=FITS, params=SHORT)
-    history = [message for number in range(8) for message in (user(f"Read page {number} of the log."), assistant(f"Page {number}: {'all is well, ' * 12}"))]
+    history = [message for number in range(8) for message in (user(f"Read page {number} of the log."), assistant(f"Page {number}: {'all is well, ' * 14}"))]
     ended: list[ReductionEnded] = []
     runtime.add_handler(ended.append, kinds={ReductionEnded}, sessions="third")
     with screen.bar(None, "another engine is being started, and asked"):

@@ -94,7 +94,8 @@ class _Tour:
                 self._note([f"The model in the box is left out: {missing}; in a checkout, `make embedded` does that."])
                 return
             self._conclude(
-                self._in_loop(embedded.show_embedded, self.screen), "It answered, chose its tools, refused what was too long, and talked with all at once."
+                self._in_loop(embedded.show_embedded, self.screen),
+                "It answered, called its tools, refused what was too long, and talked with all at once, as well as a model of its size does.",
             )
 
     def _steps(self) -> None:

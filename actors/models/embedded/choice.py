@@ -21,7 +21,7 @@ __all__ = ["NO_TOOL", "Candidate", "Question", "best", "branches", "candidates",
 
 NO_TOOL = "chat"
 NO_TOOL_DESCRIPTION = "Anything else: greetings, thanks, jokes, general questions."
-NO_TOOL_REQUESTS = ("Hello!", "Who was Napoleon?")
+NO_TOOL_REQUESTS = ("Hello!", "Who was Napoleon?", "What is bread made of?")
 EMPTY_REQUESTS = ("N/A", "...", "Something.", "[request]")
 CALIBRATION = 0.5
 """How much of a name's likelihood without a request is taken away."""

@@ -39,7 +39,7 @@ class EmbeddedModel:
 
     A runtime that uses it keeps one engine process for it, from the first call to the last, restarted when it dies. As many
     answers as there are `slots` are written at once; more wait for one. A tool is called when the request asks for one; what
-    it gave is then answered in words.
+    it gave is then answered in words. Without a system prompt it is told to answer in one short sentence.
 
     :param context: how many tokens a conversation and its answer may have together.
     :param threads: how many the engine computes with; None is one a core, eight at most.

@@ -12,9 +12,11 @@ from typing import Any
 
 from ropewalk.actors.messages import Block, Message
 
-__all__ = ["is_request", "last_request", "plain", "shown"]
+__all__ = ["UNTOLD", "is_request", "last_request", "plain", "shown"]
 
 UNSEEN = ("image", "document", "video")
+UNTOLD = "You answer in one short sentence."
+"""The system prompt of who gives none: under the one in its template the model talks nonsense, the longer the more."""
 RETELL = "Answer in one short sentence."
 RETOLD = (
     ("user", "Book a table for two.\n\n(book: done)"),
@@ -29,7 +31,7 @@ def shown(messages: Sequence[Message], system_prompt: str | None) -> tuple[list[
     """What the model is shown of a conversation that it is to go on with, and the system prompt with it."""
     conversation = plain(messages)
     if not messages or messages[-1]["role"] != "user" or is_request(messages):
-        return conversation, system_prompt
+        return conversation, UNTOLD if system_prompt is None else system_prompt
     examples: list[Message] = [{"role": role, "content": [{"text": text}]} for role, text in RETOLD]
     return [*examples, *conversation], system_prompt or RETELL
 
