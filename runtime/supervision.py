@@ -89,10 +89,10 @@ def leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def contain(call: Callable[..., T], *arguments: Any) -> T | Failure:
+def contain(call: Callable[..., T], *arguments: Any, **named: Any) -> T | Failure:
     """Call a plain function; what it raises comes back as a `Failure`. Cancellation and exits pass through."""
     try:
-        return call(*arguments)
+        return call(*arguments, **named)
     except Exception as error:
         return Failure(unwrap(error))
     except BaseException as error:

@@ -385,8 +385,8 @@ class TurnDriver:
 
     def changed_state(self) -> dict[str, Any] | None:
         """The request state for a record, None when the records have it as it is. What JSON cannot hold stays as last recorded."""
-        state = self.request_state
-        if state == (self.recorded_state or {}):
+        state, recorded = self.request_state, self.recorded_state
+        if state == recorded or not (state or recorded):
             return None
         copied = contain(request_state_of, state)
         if isinstance(copied, Failure):

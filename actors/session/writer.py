@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable
-from functools import partial
 from typing import Any, TypeAlias
 
 from ropewalk.actors.events import Event
@@ -159,8 +158,8 @@ class Writer:
         if self._staged:
             state = self.state
             state, cell = self.state, self._cell
-            append = partial(cell.journal.append, unfinished=state.turn is not None or state.waiting is not None, labels=self._labels)
-            written = contain(append, cell.id, self._epoch, self._number + 1, self._staged)
+            unfinished = state.turn is not None or state.waiting is not None
+            written = contain(cell.journal.append, cell.id, self._epoch, self._number + 1, self._staged, unfinished=unfinished, labels=self._labels)
             if isinstance(written, Failure):
                 return Failure(self._break(written.error))
             self._number += len(self._staged)
