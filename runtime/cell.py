@@ -299,7 +299,7 @@ class Cell:
             finally:
                 self._openers -= 1
         if seed:
-            raise SessionExists(f"{self.id!r} exists already; {', '.join(seed)} can only be given for a new one")
+            raise SessionExists(f"{self.id!r} exists already; {', '.join(seed)} can only be given for a new one: leave it out to go on with this one, or take another id")
         return self.actor
 
     async def work(self) -> None:
