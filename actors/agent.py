@@ -38,9 +38,9 @@ from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.transient import Place
 from ropewalk.actors.validity import copied, door
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption, SessionBusy
+from ropewalk.runtime.handler import Handler
 from ropewalk.runtime.journal import Journal, journal_at
 from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime
 from ropewalk.runtime.supervision import Failure, attempt, contain

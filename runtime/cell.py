@@ -299,7 +299,8 @@ class Cell:
             finally:
                 self._openers -= 1
         if seed:
-            raise SessionExists(f"{self.id!r} exists already; {', '.join(seed)} can only be given for a new one: leave it out to go on with this one, or take another id")
+            given = ", ".join(seed)
+            raise SessionExists(f"{self.id!r} exists already; {given} can only be given for a new one: leave it out to go on, or take another id")
         return self.actor
 
     async def work(self) -> None:

@@ -21,10 +21,11 @@ import attrs
 
 from ropewalk.runtime.backend import ANY_BACKEND, running_backend
 from ropewalk.runtime.cell import ActorKind, Cell, WorkerPool, is_work_of
-from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnError, Publisher
+from ropewalk.runtime.channel import Channel, ChannelStatistics, Publisher
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
+from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.journal import Journal, JournalStatistics, journal_at
 from ropewalk.runtime.journal.keeping import Keeping
 from ropewalk.runtime.services import Services

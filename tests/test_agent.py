@@ -1088,7 +1088,7 @@ def test_messages_are_for_a_new_conversation_only() -> None:
     journal = MemoryJournal()
     silent(session_id="me", journal=journal, messages=[user("a"), assistant("b")])("c")
 
-    with pytest.raises(SessionExists, match="'me' exists already, .* leave messages= out to go on with it, .* another session id"):
+    with pytest.raises(SessionExists, match=r"'me' exists already, .* leave messages= out to go on with it, .* another session id"):
         silent(session_id="me", journal=journal, messages=[user("x")])("y")
     assert str(silent(session_id="me", journal=journal, messages=[])("d")) == "5"
 
@@ -1336,6 +1336,37 @@ async def test_a_handler_that_fails_is_reported_by_its_name() -> None:
 
     assert isinstance(failure, HandlerFailed)
     assert (failure.handler.rpartition(".")[2], failure.error, failure.kind) == ("clumsy", "RuntimeError", "TurnStarted")
+
+
+FAILING = """
+from ropewalk import Agent
+from ropewalk.testing import ScriptedModel
+
+def listen(event):
+    local = "of no concern"
+    raise KeyError(f"no {type(event).__name__} today")
+
+Agent(model=ScriptedModel(["one two three"]), handlers=[listen])("Hi")
+"""
+
+
+def test_a_handler_that_fails_is_logged_to_standard_error_with_its_text_and_place_and_once() -> None:
+    run = run_script(FAILING)
+
+    assert (run.returncode, run.stdout.rstrip()) == (0, "one two three")
+    assert run.stderr.count("Traceback") == 1
+    assert "KeyError: 'no SessionActivated today'" in run.stderr
+    assert 'File "<string>", line 7, in listen' in run.stderr
+    assert "of no concern" not in run.stderr
+    assert 2 <= run.stderr.count("[warning") <= 4
+
+
+def test_the_log_goes_where_the_program_has_structlog_send_it() -> None:
+    run = run_script("import structlog\nstructlog.configure(processors=[structlog.processors.JSONRenderer(default=repr)])\n" + FAILING)
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert '"event": "handler_failed"' in run.stdout
+    assert "no SessionActivated today" in run.stdout
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
