@@ -12,6 +12,7 @@ import anyio.from_thread
 import anyio.to_thread
 import attrs
 import pytest
+import structlog
 
 from ropewalk import (
     Agent,
@@ -28,10 +29,12 @@ from ropewalk import (
     InvalidTool,
     Limits,
     NoModel,
+    NullConversationManager,
     RopewalkError,
     Runtime,
     RuntimeClosed,
     Session,
+    SlidingWindowConversationManager,
     TextDelta,
     Tool,
     UnknownSession,
@@ -297,8 +300,11 @@ SPECS: dict[str, tuple[type[RopewalkError], dict[str, Any], str]] = {
     "no ladder": (InvalidOption, {"ladder": 5}, "ladder is a sequence of rungs"),
     "a rung there is not": (InvalidOption, {"ladder": ["clip", "chop"]}, "one of 'clip', .* not 'chop'"),
     "model": (InvalidOption, {"model": object()}, r"is not a model: it has no stream\(\) method"),
-    "a model there is not": (NoModel, {"model": "nobody:x"}, "no provider for 'nobody:x'"),
-    "no model": (NoModel, {"model": None}, "no model was named: run "),
+    "a model there is not": (NoModel, {"model": "nobody:x"}, r"no provider for 'nobody:x'\. A model is 'local' .*, 'openai:NAME' "),
+    "a model without its provider": (NoModel, {"model": "gpt-5"}, "no provider for 'gpt-5': did you mean 'openai:gpt-5'"),
+    "a provider in capitals": (NoModel, {"model": "OpenAI:gpt-5"}, "did you mean 'openai:gpt-5'"),
+    "a local model of some name": (NoModel, {"model": "local:small"}, "did you mean 'local'"),
+    "no model": (NoModel, {"model": None}, r"no model was named: give model=, or set \$ROPEWALK_MODEL"),
     "tools": (InvalidTool, {"tools": [5]}, "5 is not a tool; give functions decorated with @tool"),
     "a plain function": (InvalidTool, {"tools": [len]}, "decorate it with @tool"),
 }
@@ -435,12 +441,39 @@ class Orphaning(ConversationManager):
 
 @pytest.mark.parametrize("manager", [Raising, Emptying, Nonsense, Orphaning])
 async def test_a_manager_that_raises_or_returns_nonsense_changes_nothing(manager: type[ConversationManager]) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await ask_five_times(manager)
+    assert [(entry["event"], entry["manager"], entry["failures"], entry["replaced"]) for entry in logs] == [
+        ("conversation_manager_failed", manager.__name__, number, number == 3) for number in (1, 2, 3)
+    ]
+    if manager is Raising:
+        assert logs[0]["error"] == "RuntimeError: no"
+
+
+async def ask_five_times(manager: type[ConversationManager]) -> None:
     async with Runtime(sync_calls="inline") as runtime:
         session = await runtime.open("me", agent(lambda messages: "fine", conversation_manager=manager()), messages=HISTORY)
         for number in range(5):
             assert str(await session.ask("hi")) == "fine"
             assert len(await session.messages()) == 4 + 2 * number
         await assert_sound(session)
+
+
+async def test_a_manager_that_has_forgotten_its_methods_is_refused_and_one_that_is_meant_to_have_none_is_not() -> None:
+    class Forgetful(ConversationManager):
+        def manage(self, messages: Any) -> None:
+            del messages[0]
+
+    class Quiet(NullConversationManager):
+        pass
+
+    class Narrow(SlidingWindowConversationManager):
+        window_size = 3
+
+    with pytest.raises(InvalidOption, match=r"Forgetful overrides no method .* write apply_management\(self, messages\), .* or reduce_context\("):
+        agent(conversation_manager=Forgetful())
+    for manager in (Quiet(), Narrow(), ConversationManager()):
+        assert agent(conversation_manager=manager).conversation_manager is manager
 
 
 # --- history and direct calls -----------------------------------------------------------------------------------------
@@ -602,3 +635,20 @@ async def test_a_session_that_awaits_itself() -> None:
         assert seen == ["handler", "tool", "manager"]
         assert session.statistics().mailbox.accepted == 1
         await assert_sound(session)
+
+
+async def test_a_tool_that_is_refused_for_awaiting_its_own_session_is_logged_for_its_model_can_do_nothing_about_it() -> None:
+    @tool
+    async def selfish() -> str:
+        """Ask the own session."""
+        return str(await session.ask("again"))
+
+    async with Runtime() as runtime:
+        model = ScriptedModel([Reply(text="so", tool_uses=[ToolUse("selfish")]), Reply(text="well")])
+        session: Session = await runtime.open("me", agent(model, tools=[selfish]))
+        with structlog.testing.capture_logs() as logs:
+            assert str(await session.ask("go")) == "well"
+
+    [entry] = logs
+    assert (entry["event"], entry["tool"], entry["session_id"]) == ("tool_would_deadlock", "selfish", "me")
+    assert "use submit()" in entry["error"]
