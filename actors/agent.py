@@ -8,6 +8,7 @@ here and there, one call after the other, and what it leaves behind when it is d
 from __future__ import annotations
 
 import enum
+import inspect
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -113,6 +114,8 @@ class Agent:
         journal: Journal | str | os.PathLike[str] | None = None,
         **options: Unpack[SpecOptions],
     ) -> None:
+        if unknown := [name for name in options if name not in SpecOptions.__annotations__]:
+            raise TypeError(_unexpected(unknown[0]))
         described: dict[str, Any] = {"model": model, "tools": tools, "system_prompt": system_prompt, "conversation_manager": conversation_manager, **options}
         self._spec = AgentSpec(**described)
         self.callback_handler = PrintingCallbackHandler() if callback_handler is PRINTING else callback_handler
@@ -406,6 +409,16 @@ class Agent:
         # Handlers are added for each stay, and one session needs no bound on how many call the model: so a runtime keeps nothing.
         described: dict[str, Any] = {**attrs.asdict(spec, recurse=False), "handlers": (), "model_concurrency": None}
         return OwnSpec(residence=self._residence, **described)
+
+
+def _unexpected(name: str) -> str:
+    """What to say of an argument that there is not."""
+    import difflib
+
+    known = [*inspect.signature(Agent.__init__).parameters, *SpecOptions.__annotations__]
+    known = [name for name in known if name not in ("self", "options")]
+    alike = difflib.get_close_matches(name, known, 1)
+    return f"Agent takes no argument {name!r:.100}; " + (f"did you mean {alike[0]!r}?" if alike else f"it takes {', '.join(known)}")
 
 
 @contextmanager

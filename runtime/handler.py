@@ -13,6 +13,7 @@ from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
+from ropewalk.runtime.seconds import is_seconds
 from ropewalk.runtime.supervision import Exited, Failure, attempt_foreign, contained, in_words, stepwise
 
 __all__ = ["Handler", "HandlerFault", "OnError", "exit_in"]
@@ -50,8 +51,8 @@ class Handler:
             raise InvalidHandler(f"a handler is called with each event; {callback!r} is not callable, give a function or an object with __call__")
         if on_error not in ("report", "fail_turn"):
             raise InvalidOption(f"on_error is 'report' or 'fail_turn', not {on_error!r}")
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-            raise InvalidOption(f"a handler's timeout is a number of seconds above 0, or None, not {timeout!r}")
+        if timeout is not None and not (is_seconds(timeout) and timeout > 0):
+            raise InvalidOption(f"a handler's timeout is a number of seconds above 0, or None, not {timeout!r:.100}")
         self.callback = callback
         self.kinds = kinds
         self.on_error: OnError = on_error

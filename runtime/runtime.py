@@ -28,6 +28,7 @@ from ropewalk.runtime.event import Event
 from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.journal import Journal, JournalStatistics, journal_at
 from ropewalk.runtime.journal.keeping import Keeping
+from ropewalk.runtime.seconds import is_seconds
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
 
@@ -120,8 +121,8 @@ class Runtime:
     ) -> None:
         if sync_calls not in ("thread", "inline"):
             raise InvalidOption(f"sync_calls is 'thread' or 'inline', not {sync_calls!r}")
-        if not (isinstance(grace, int | float) and grace >= 0):
-            raise InvalidOption(f"grace is 0 or more seconds, not {grace!r}")
+        if not is_seconds(grace):
+            raise InvalidOption(f"grace is 0 or more seconds, not {grace!r:.100}")
         if type(workers) is not int or workers < 0:
             raise InvalidOption(f"workers is how many tasks may stay parked, 0 or more, not {workers!r}")
         if clock is not None and seed is not None:
@@ -138,7 +139,7 @@ class Runtime:
         for spec in specs:
             kind = self._kind(spec)
             if self._kinds.setdefault(kind.name, kind) is not kind:
-                raise DuplicateKind(f"two specs are named {kind.name!r}; sessions find theirs by name, so give each its own")
+                raise DuplicateKind(f"two specs are named {kind.name!r:.200}; sessions find theirs by name, so give each its own")
         self._parked = workers
         self._grace = grace
         self._cells: dict[str, Cell] = {}
@@ -246,7 +247,7 @@ class Runtime:
         kind = self._kind(kind)
         cell = self._cell(check_session_id(session_id), kind)
         if cell.kind.name != kind.name:
-            raise SessionExists(f"{session_id!r} is a {cell.kind.name!r} in this runtime and cannot be opened as a {kind.name!r}")
+            raise SessionExists(f"{session_id!r} is a {cell.kind.name!r:.200} in this runtime and cannot be opened as a {kind.name!r:.200}")
         try:
             await cell.activate(create=create, **seed)
             cell.kept = True
@@ -265,7 +266,7 @@ class Runtime:
         """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""
         cell = self._cells.get(session_id)
         if cell is None:
-            raise UnknownSession(f"there is no session {session_id!r} in this runtime's memory")
+            raise UnknownSession(f"there is no session {session_id!r:.200} in this runtime's memory")
         cell.revive()
 
     async def list_sessions(self) -> AsyncIterator[SessionInfo]:
@@ -362,7 +363,7 @@ class Runtime:
         self.refuse_if_closed()
         cell = self._cells.get(session_id)
         if cell is None:
-            raise InvalidOption(f"no session {session_id!r} is open in this runtime; open it before subscribing after a cursor")
+            raise InvalidOption(f"no session {session_id!r:.200} is open in this runtime; open it before subscribing after a cursor")
         actor = await cell.activate()
         while (untold := getattr(actor, "untold", _nothing)()) is not None:
             await untold
@@ -373,8 +374,11 @@ class Runtime:
         made = getattr(kind, "actor_kind", None)
         if made is not None:
             kind = made()
-        if not all(hasattr(kind, name) for name in ("name", "mailbox", "activate", "handle")):
-            raise InvalidOption(f"an actor's kind is an AgentSpec, an Agent, or an object with name, mailbox, activate and handle, not {kind!r:.200}")
+        if isinstance(kind, type) or not all(hasattr(kind, name) for name in ("name", "mailbox", "activate", "handle")):
+            raise InvalidOption(
+                f"an actor's kind is an AgentSpec, an Agent, or an object with name, mailbox, activate and handle, not {kind!r:.200}; "
+                "as in runtime.open('user-42', AgentSpec(model=...)), or Runtime(specs=[AgentSpec(model=...)])"
+            )
         return kind  # type: ignore[no-any-return]
 
 

@@ -28,6 +28,7 @@ from ropewalk import (
     InvalidSessionId,
     InvalidTool,
     Limits,
+    MemoryJournal,
     NoModel,
     NullConversationManager,
     RopewalkError,
@@ -263,7 +264,11 @@ async def test_a_handler_that_is_not_callable(session: Session, wrong: Any) -> N
         assert session.runtime.statistics().events.handlers == 0
 
 
-@pytest.mark.parametrize("options", [{"on_error": "ignore"}, {"timeout": -1}, {"timeout": 0}, {"timeout": "5"}, {"timeout": float("nan")}], ids=repr)
+@pytest.mark.parametrize(
+    "options",
+    [{"on_error": "ignore"}, {"timeout": -1}, {"timeout": 0}, {"timeout": "5"}, {"timeout": float("nan")}, {"timeout": 10**400}],
+    ids=lambda options: f"{options!r:.30}",
+)
 async def test_options_of_a_handler(session: Session, options: dict[str, Any]) -> None:
     async with unchanged(session):
         with pytest.raises(InvalidOption, match=next(iter(options))):
@@ -282,9 +287,9 @@ def test_limits_that_are_no_counts(name: str, wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["seconds", "stream_idle_seconds", "reduction_seconds"])
-@pytest.mark.parametrize("wrong", [-1, 0, -0.5, True, "5", float("nan")], ids=repr)
+@pytest.mark.parametrize("wrong", [-1, 0, -0.5, True, "5", float("nan"), 10**400], ids=lambda wrong: f"{wrong!r:.20}")
 def test_limits_that_are_no_seconds(name: str, wrong: Any) -> None:
-    with pytest.raises(InvalidOption, match=rf"Limits\.{name} is a number of seconds above 0, or None for no limit, not {wrong!r}"):
+    with pytest.raises(InvalidOption, match=rf"Limits\.{name} is a number of seconds above 0, or None for no limit, not {wrong!r:.100}$"):
         Limits(**{name: wrong})
 
 
@@ -308,6 +313,16 @@ SPECS: dict[str, tuple[type[RopewalkError], dict[str, Any], str]] = {
     "tools": (InvalidTool, {"tools": [5]}, "5 is not a tool; give functions decorated with @tool"),
     "a plain function": (InvalidTool, {"tools": [len]}, "decorate it with @tool"),
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("system", "did you mean 'system_prompt'"), ("callback", "did you mean 'callback_handler'"), ("x", "it takes model, messages, .*, limits, ")],
+)
+def test_an_argument_that_an_agent_does_not_take(name: str, said: str) -> None:
+    options: Any = {name: "Be brief."}
+    with pytest.raises(TypeError, match=f"^Agent takes no argument '{name}'; {said}"):
+        Agent(model=ScriptedModel([]), **options)
 
 
 @pytest.mark.parametrize("which", SPECS)
@@ -484,7 +499,8 @@ LISTS: dict[str, tuple[Any, str]] = {
     "nothing": (None, "a conversation is a list of messages, not NoneType"),
     "a message": (told("x"), "a conversation is a list of messages, not dict"),
     "numbers": ([5], "a message is a dict, not int"),
-    "a role": ([{"role": "system", "content": []}], "the role is 'user' or 'assistant'"),
+    "a role": ([{"role": "tool", "content": []}], "the role is 'user' or 'assistant', not 'tool'"),
+    "a system message": ([{"role": "system", "content": "Be brief."}], "not 'system'; what the model is told beforehand is the agent's system_prompt"),
     "a live object": ([told({"document": {"source": object()}})], "object is not a JSON value"),
     "too deep": ([told({"document": nested(200)})], "nested deeper than 100"),
 }
@@ -586,10 +602,34 @@ async def test_what_is_no_agent() -> None:
         assert runtime.statistics().known == 0
 
 
+@pytest.mark.parametrize("kind", ["assistant", AgentSpec, None], ids=repr)
+async def test_what_a_session_cannot_be_opened_as(kind: Any) -> None:
+    async with Runtime() as runtime:
+        with pytest.raises(InvalidOption, match=r"as in runtime.open\('user-42', AgentSpec"):
+            await runtime.open("me", kind)
+        assert runtime.statistics().known == 0
+
+
+async def test_ids_that_are_echoed_are_cut() -> None:
+    long = "x" * 100_000
+    async with Runtime() as runtime:
+        with pytest.raises(InvalidSessionId) as refused:
+            await runtime.open(long, agent())
+        with pytest.raises(UnknownSession) as unknown:
+            runtime.revive(long)
+        with pytest.raises(InvalidOption) as not_open:
+            await runtime.events.subscribe(sessions=long, after="0:0").__aenter__()
+    assert all(len(str(raised.value)) < 500 for raised in (refused, unknown, not_open))
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"journal": ""}, "the name of a file"),
+        ({"journal": 5}, r"the path of a file, such as 'sessions.db', or a Journal, .* not 5"),
+        ({"journal": MemoryJournal}, r"or a Journal, such as SQLiteJournal\('sessions.db'\), not <class"),
+        ({"specs": "assistant"}, "an AgentSpec, an Agent"),
+        ({"grace": 10**400}, "0 or more seconds, not 1000"),
         ({"specs": [5]}, "an AgentSpec, an Agent"),
         ({"replay": -1}, "0 or more, not -1"),
         ({"sync_calls": "fork"}, "sync_calls is 'thread' or 'inline', not 'fork'"),

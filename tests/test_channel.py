@@ -590,6 +590,32 @@ async def test_an_event_says_where_and_when_and_can_be_json() -> None:
     }
 
 
+async def test_what_holds_itself_or_lies_too_deep_is_named_where_the_event_as_json_would_go_on_for_ever() -> None:
+    channel, seen = make_channel(), list[Event]()
+    channel.add_handler(seen.append)
+    state: dict[str, Any] = {"fine": [1, b"xyz"], "twice": [], "object": object()}
+    state["again"] = [state, state["twice"]]
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    state["deep"] = deep
+
+    await publish(channel.publisher("a"), Note, "x", state=state)
+
+    shown = json.loads(json.dumps(seen[0].to_dict()))
+    assert (shown["type"], shown["text"]) == ("Note", "x")
+    levels, inner = 0, shown["request_state"].pop("deep")
+    while isinstance(inner, list):
+        levels, inner = levels + 1, inner[0]
+    assert (levels, inner) == (99, "<<non-serializable: list>>")
+    assert shown["request_state"] == {
+        "fine": [1, "eHl6"],
+        "twice": [],
+        "object": "<<non-serializable: object>>",
+        "again": ["<<non-serializable: dict>>", []],
+    }
+
+
 async def test_a_new_epoch_counts_anew() -> None:
     channel, seen = make_channel(), list[Event]()
     channel.add_handler(seen.append)
