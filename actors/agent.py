@@ -8,6 +8,7 @@ here and there, one call after the other, and what it leaves behind when it is d
 from __future__ import annotations
 
 import enum
+import inspect
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -38,9 +39,9 @@ from ropewalk.actors.spec import AgentSpec, Resume, WhenBusy, check_when_busy
 from ropewalk.actors.transient import Place
 from ropewalk.actors.validity import copied, door
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.clock import Clock
-from ropewalk.runtime.errors import InvalidHandler, SessionBusy
+from ropewalk.runtime.errors import InvalidHandler, InvalidOption, SessionBusy
+from ropewalk.runtime.handler import Handler
 from ropewalk.runtime.journal import Journal, journal_at
 from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime
 from ropewalk.runtime.supervision import Failure, attempt, contain
@@ -93,9 +94,9 @@ class Agent:
     :param callback_handler: called with the keyword events of each turn, sync or async; None for silence.
     :param conversation_manager: how the conversation is kept small; None is `SlidingWindowConversationManager()`.
     :param record_direct_tool_call: whether ``agent.tool.NAME(...)`` joins the conversation unless the call says otherwise.
-    :param session_id: the conversation's name; None makes one.
+    :param session_id: the conversation's name; None makes one up.
     :param journal: where to keep it: the path of an SQLite file, or a `Journal`; None is memory, for as long as the agent lives.
-        What goes on at the next start is the conversation of the same `session_id`: without one, each agent begins anew.
+        It needs a `session_id`, under which the next start goes on; raises `InvalidOption` without.
 
     May be called sync, then async, then sync again. While a call is at work, further ones from the same runtime (all sync
     ones share one) do what `when_busy` says; others raise `SessionBusy`.
@@ -114,6 +115,8 @@ class Agent:
         journal: Journal | str | os.PathLike[str] | None = None,
         **options: Unpack[SpecOptions],
     ) -> None:
+        if unknown := [name for name in options if name not in SpecOptions.__annotations__]:
+            raise TypeError(_unexpected(unknown[0]))
         described: dict[str, Any] = {
             "model": model,
             "tools": tools,
@@ -125,6 +128,11 @@ class Agent:
         self._spec = AgentSpec(**described)
         self.callback_handler = PrintingCallbackHandler() if callback_handler is PRINTING else callback_handler
         self.record_direct_tool_call = record_direct_tool_call
+        if journal is not None and session_id is None:
+            raise InvalidOption(
+                "an agent with a journal needs a session_id: session_id='me' names the conversation to go on with at the next start, or to begin "
+                "where there is none of that name; leave journal= out for one that lasts as long as the agent"
+            )
         kept = None if journal is None else journal_at(journal)
         opening = [] if messages is None else door(copied(messages))
         self._residence = Residence(Clock().new_id() if session_id is None else check_session_id(session_id), kept, opening)
@@ -409,6 +417,16 @@ class Agent:
         # Handlers are added for each stay, and one session needs no bound on how many call the model: so a runtime keeps nothing.
         described: dict[str, Any] = {**attrs.asdict(spec, recurse=False), "handlers": (), "model_concurrency": None}
         return OwnSpec(residence=self._residence, **described)
+
+
+def _unexpected(name: str) -> str:
+    """What to say of an argument that there is not."""
+    import difflib
+
+    known = [*inspect.signature(Agent.__init__).parameters, *SpecOptions.__annotations__]
+    known = [name for name in known if name not in ("self", "options")]
+    alike = difflib.get_close_matches(name, known, 1)
+    return f"Agent takes no argument {name!r:.100}; " + (f"did you mean {alike[0]!r}?" if alike else f"it takes {', '.join(known)}")
 
 
 @contextmanager

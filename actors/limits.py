@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.seconds import is_seconds
 
 __all__ = ["Limits"]
 
@@ -17,8 +18,8 @@ def _count(instance: object, attribute: attrs.Attribute[Any], value: object) -> 
 
 
 def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-        raise InvalidOption(f"Limits.{attribute.name} is a number of seconds above 0, or None for no limit, not {value!r}")
+    if value is not None and not (is_seconds(value) and value > 0):
+        raise InvalidOption(f"Limits.{attribute.name} is a number of seconds above 0, or None for no limit, not {value!r:.100}")
 
 
 @attrs.frozen

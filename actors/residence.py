@@ -21,8 +21,8 @@ from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.spec import AgentSpec
 from ropewalk.actors.transient import Places
 from ropewalk.runtime.cell import Cell, refuse_deadlock
-from ropewalk.runtime.channel import Handler
 from ropewalk.runtime.errors import Refused, RuntimeClosed, SessionBusy
+from ropewalk.runtime.handler import Handler
 from ropewalk.runtime.journal import Journal, MemoryJournal
 from ropewalk.runtime.log import log
 from ropewalk.runtime.runtime import Runtime

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from ropewalk.actors.conversation import RUNGS, ConversationManager, SlidingWindowConversationManager
+from ropewalk.actors.conversation import RUNGS, ConversationManager, NullConversationManager, SlidingWindowConversationManager, overrides_any
 from ropewalk.actors.limits import Limits
 from ropewalk.actors.models import Model, resolve
 from ropewalk.actors.tools import ToolRegistry
@@ -41,6 +41,13 @@ def _manager(value: ConversationManager | None) -> ConversationManager:
     manager = SlidingWindowConversationManager() if value is None else value
     if not all(callable(getattr(manager, name, None)) for name in ("apply_management", "reduce_context")):
         raise InvalidOption(f"a conversation manager has apply_management and reduce_context, which {value!r:.200} does not; subclass ConversationManager")
+    # The bare base leaves all to the ladder. A class derived from it that has neither method was meant to have one.
+    if not isinstance(manager, NullConversationManager) and type(manager) is not ConversationManager and not overrides_any(manager):
+        raise InvalidOption(
+            f"{type(manager).__name__} overrides no method of ConversationManager, so it would do nothing: write apply_management(self, messages), called "
+            "after each turn, or reduce_context(self, messages, e=None), called when the messages do not fit the model, or both; "
+            "NullConversationManager is the one that does nothing"
+        )
     return manager
 
 

@@ -189,7 +189,8 @@ def _content(index: int, message: Any) -> Any:
     if not is_dict(message):
         raise _broken(index, f"a message is a dict, not {type(message).__name__}")
     if message.get("role") not in ("user", "assistant"):
-        raise _broken(index, "the role is 'user' or 'assistant'")
+        instead = "; what the model is told beforehand is the agent's system_prompt" if message.get("role") == "system" else ""
+        raise _broken(index, f"the role is 'user' or 'assistant', not {message.get('role')!r:.100}{instead}")
     if "content" not in message:
         raise _broken(index, "the content is missing")
     return message["content"]

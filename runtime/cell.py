@@ -18,9 +18,9 @@ import anyio
 import anyio.lowlevel
 
 from ropewalk.runtime.backend import ANY_BACKEND, Wakeup
-from ropewalk.runtime.channel import exit_in
 from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionElsewhere, SessionExists, WouldDeadlock
 from ropewalk.runtime.event import SessionPassivated
+from ropewalk.runtime.handler import exit_in
 from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
 from ropewalk.runtime.outcome import Outcome
@@ -380,7 +380,8 @@ class Cell:
             finally:
                 self._openers -= 1
         if seed:
-            raise SessionExists(f"{self.id!r} exists already; {', '.join(seed)} can only be given for a new one")
+            given = ", ".join(seed)
+            raise SessionExists(f"{self.id!r} exists already; {given} can only be given for a new one: leave it out to go on, or take another id")
         return self.actor
 
     async def work(self) -> None:

@@ -9,41 +9,26 @@ a listener comes or goes.
 from __future__ import annotations
 
 import fnmatch
-import functools
 import inspect
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import anyio
 import attrs
 
 from ropewalk.runtime.clock import Clock
-from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RopewalkError, RuntimeClosed
+from ropewalk.runtime.errors import InvalidOption, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
-from ropewalk.runtime.log import log
-from ropewalk.runtime.scopes import CancelScopeLeft, guarded
+from ropewalk.runtime.handler import Handler, HandlerFault, OnError, exit_in
 from ropewalk.runtime.subscription import ReaderOverflow, Subscription
-from ropewalk.runtime.supervision import Exited, Failure, attempt, attempt_foreign, contained, stepwise
+from ropewalk.runtime.supervision import Exited, Failure, attempt
 
-__all__ = ["Channel", "ChannelStatistics", "Handler", "HandlerFault", "OnError", "Publisher", "exit_in", "kinds_of"]
+__all__ = ["Channel", "ChannelStatistics", "Publisher", "kinds_of"]
 
-OnError: TypeAlias = Literal["report", "fail_turn"]
 E = TypeVar("E", bound=Event)
-BLOCKING_SECONDS = 0.1
 CLOSING_SECONDS = 1.0
-
-
-class HandlerFault(RopewalkError):
-    """A handler added with ``on_error="fail_turn"`` failed, or any asked for an exit; the turn it was called in ends failed with this as its cause."""
-
-
-def exit_in(error: BaseException | None) -> SystemExit | None:
-    """The exit that code of a turn asked for, when an error came of that; None when it did not."""
-    while isinstance(error, HandlerFault):
-        error = error.__cause__
-    return error.exit if isinstance(error, Exited) else None
 
 
 @attrs.frozen
@@ -69,85 +54,6 @@ class _Place:
     listener: Listener
     session_id: str | None
     matches: Callable[[str], object]
-
-
-class Handler:
-    """A callback called in line with each event it wants. Made by `Channel.add_handler`; `remove` ends it."""
-
-    __slots__ = ("_remove", "_stopwatch", "callback", "kinds", "name", "offer", "on_error", "timeout")
-
-    def __init__(
-        self,
-        callback: Callable[[Any], Any],
-        kinds: frozenset[type[Event]] | None,
-        on_error: OnError,
-        timeout: float | None,
-        remove: Callable[[Handler], None],
-        stopwatch: Callable[[], float],
-    ) -> None:
-        if not callable(callback):
-            raise InvalidHandler(f"a handler is called with each event; {callback!r} is not callable, give a function or an object with __call__")
-        if on_error not in ("report", "fail_turn"):
-            raise InvalidOption(f"on_error is 'report' or 'fail_turn', not {on_error!r}")
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-            raise InvalidOption(f"a handler's timeout is a number of seconds above 0, or None, not {timeout!r}")
-        self.callback = callback
-        self.kinds = kinds
-        self.on_error: OnError = on_error
-        self.timeout = timeout
-        self.name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
-        self._remove = remove
-        self._stopwatch = stopwatch
-        # Calls the callback; what it returns or raises (as a `Failure`) is for the publisher to deal with.
-        self.offer: Any = contained(callback, stopwatch, BLOCKING_SECONDS, self._overran)
-
-    def remove(self) -> None:
-        """Call it no more, not even with an event that is on its way; removing twice does nothing."""
-        self.offer = _nothing
-        self._remove(self)
-
-    def wants(self, kind: type[Event]) -> bool:
-        """Whether events of this kind go to the callback."""
-        return kind.numbered if self.kinds is None else kind in self.kinds
-
-    async def settle(self, session_id: str, result: Awaitable[Any]) -> Failure | None:
-        """Await what the callback returned, for `timeout` seconds at most."""
-        coroutine = result if inspect.iscoroutine(result) else _awaited(result)
-        watched = stepwise(functools.partial(self._step, session_id), coroutine)
-        outcome: Any = Failure(TimeoutError(f"handler {self.name} took longer than {self.timeout} s"))
-        try:
-            if self.timeout is None:
-                outcome = await attempt_foreign(watched)
-            else:
-                with guarded(anyio.move_on_after(self.timeout)):
-                    outcome = await attempt_foreign(watched)
-        except CancelScopeLeft as left:
-            outcome = Failure(left)
-        except SystemExit as left:
-            outcome = Failure(Exited(left))
-        return outcome if isinstance(outcome, Failure) else None
-
-    def _step(self, session_id: str, step: Callable[[Any], Any], argument: Any) -> Any:
-        started = self._stopwatch()
-        try:
-            return step(argument)
-        finally:
-            if (took := self._stopwatch() - started) > BLOCKING_SECONDS:
-                self._warn(session_id, took)
-
-    def _overran(self, event: Event, seconds: float) -> None:
-        self._warn(event.session_id, seconds)
-
-    def _warn(self, session_id: str, seconds: float) -> None:
-        log.warning("handler_blocked_the_loop", handler=self.name, session_id=session_id, seconds=round(seconds, 3))
-
-
-def _nothing(event: Event) -> None:
-    """What a handler that was removed does."""
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 class Publisher:
@@ -297,16 +203,34 @@ class Publisher:
         """Tell of failed handlers, after everybody has had the event they failed on: events keep their order."""
         while failed:
             handler, failure = failed.popleft()
-            error = failure.kind
-            log.warning("handler_failed", handler=handler.name, session_id=self.session_id, event_kind=type(event).__name__, error=error)
+            handler.failed(event, failure)
             if handler.on_error == "fail_turn" or isinstance(failure.error, Exited):
                 faults.append(failure)
-            if type(event) is HandlerFailed:  # a handler of failures that fails must not be told of itself for ever
+            if type(event) is HandlerFailed:  # two handlers of failures that fail must not be told of each other for ever
                 continue
-            pending = self.publish(HandlerFailed, event.turn_id, event.request_state, handler.name, error, type(event).__name__)
+            pending = self._publish_failure(event, handler, failure)
             told = None if pending is None else await attempt(pending)
             if isinstance(told, Failure):
                 faults.append(told)
+
+    def _publish_failure(self, event: Event, handler: Handler, failure: Failure) -> Awaitable[None] | None:
+        """`publish` that a handler failed on an event, to all but that handler: what broke it once would break it again."""
+        self.seq += 1
+        others = tuple(listener for listener in self._listeners(HandlerFailed) if listener is not handler)
+        if others:
+            self.given += 1
+        others += tuple(stream for stream in self.streams if stream.wants(HandlerFailed))
+        if not others and self.ring is None:
+            return None
+        now, kind = self._channel.clock.time(), type(event).__name__
+        told = HandlerFailed(self.session_id, self.epoch, self.seq, now, event.turn_id, event.request_state, handler.name, failure.kind, kind)
+        if self.ring is not None:
+            self.ring.append(told)
+        for listener in others:
+            result = listener.offer(told)
+            if result is not None:
+                return self._go_on(told, listener, others, result)
+        return None
 
     def _listeners(self, kind: type[Event]) -> tuple[Listener, ...]:
         if self._generation != self._channel.generation:
@@ -415,6 +339,8 @@ class Channel:
         for listener in list(self._places):
             if isinstance(listener, Subscription):
                 listener.close()
+            elif isinstance(listener, Handler):
+                listener.sum_up()
 
     def table_for(self, session_id: str) -> dict[type[Event], tuple[Listener, ...]]:
         """The table of who gets what in this session, shared with every session that has the same listeners."""

@@ -9,6 +9,10 @@ import msgspec
 __all__ = ["Event", "Gap", "HandlerFailed", "SessionPassivated", "StepRestarted"]
 
 
+DEPTH = 100
+"""How deep what cannot be shown whole is shown."""
+
+
 class Event(msgspec.Struct, frozen=True, tag_field="type", tag=True, gc=False):
     """A typed record of something that happened in a session.
 
@@ -42,8 +46,25 @@ class Event(msgspec.Struct, frozen=True, tag_field="type", tag=True, gc=False):
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as JSON values, its kind under ``"type"``; bytes become base64 text, what JSON cannot hold becomes the name of its type."""
-        return msgspec.to_builtins(self, enc_hook=_named)  # type: ignore[no-any-return]
+        """The event as JSON values, its kind under ``"type"``; bytes become base64 text, what JSON cannot hold becomes the name of its type.
+
+        So does a dict or list that holds itself, as handlers may make of a request state, or lies deeper than a hundred levels.
+        """
+        try:
+            return msgspec.to_builtins(self, enc_hook=_named)  # type: ignore[no-any-return]
+        except RecursionError:
+            fields = {name: _cut(value, ()) for name, value in msgspec.structs.asdict(self).items()}
+            return msgspec.to_builtins({"type": type(self).__struct_config__.tag, **fields}, enc_hook=_named)  # type: ignore[no-any-return]
+
+
+def _cut(value: Any, around: tuple[int, ...]) -> Any:
+    """JSON data with its name in place of each container that holds itself or lies too deep."""
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) in around or len(around) == DEPTH:
+        return _named(value)
+    around = (*around, id(value))
+    return {key: _cut(item, around) for key, item in value.items()} if isinstance(value, dict) else [_cut(item, around) for item in value]
 
 
 def _named(value: Any) -> str:

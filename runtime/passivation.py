@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ropewalk.runtime.backend import ANY_BACKEND, Bell
 from ropewalk.runtime.cell import PASSIVATE, Cell, Envelope
 from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.seconds import is_seconds
 
 if TYPE_CHECKING:
     from ropewalk.runtime.runtime import Runtime
@@ -38,7 +39,7 @@ class Passivation:
     """
 
     def __init__(self, runtime: Runtime, idle_seconds: float | None, resident_limit: int | None) -> None:
-        if idle_seconds is not None and not (isinstance(idle_seconds, int | float) and idle_seconds > 0):
+        if idle_seconds is not None and not (is_seconds(idle_seconds) and idle_seconds):
             raise InvalidOption(f"idle_seconds is a number of seconds above 0, or None, not {idle_seconds!r}")
         if resident_limit is not None and (type(resident_limit) is not int or resident_limit < 0):
             raise InvalidOption(f"resident_limit is how many actors may be in memory, 0 or more, or None, not {resident_limit!r}")

@@ -23,14 +23,16 @@ import attrs
 
 from ropewalk.runtime.backend import ANY_BACKEND, running_backend
 from ropewalk.runtime.cell import PASSIVATE, ActorKind, Cell, Envelope, is_work_of, refuse_deadlock
-from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnError, Publisher
+from ropewalk.runtime.channel import Channel, ChannelStatistics, Publisher
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
+from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.journal import Journal, JournalStatistics, KnownActor, journal_at
 from ropewalk.runtime.journal.keeping import Keeping
 from ropewalk.runtime.passivation import Passivation
 from ropewalk.runtime.recovery import Recovery, RecoveryReport
+from ropewalk.runtime.seconds import is_seconds
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
 from ropewalk.runtime.workers import WorkerPool
@@ -139,9 +141,9 @@ class Runtime:
     ) -> None:
         if sync_calls not in ("thread", "inline"):
             raise InvalidOption(f"sync_calls is 'thread' or 'inline', not {sync_calls!r}")
-        if not (isinstance(grace, int | float) and grace >= 0):
+        if not is_seconds(grace):
             raise InvalidOption(f"grace is 0 or more seconds, not {grace!r}")
-        if not (isinstance(open_timeout, int | float) and open_timeout >= 0):
+        if not is_seconds(open_timeout):
             raise InvalidOption(f"open_timeout is 0 or more seconds, not {open_timeout!r}")
         if type(workers) is not int or workers < 0:
             raise InvalidOption(f"workers is how many tasks may stay parked, 0 or more, not {workers!r}")
@@ -343,7 +345,7 @@ class Runtime:
         """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""
         cell = self._cells.get(session_id)
         if cell is None:
-            raise UnknownSession(f"there is no session {session_id!r} in this runtime's memory")
+            raise UnknownSession(f"there is no session {session_id!r:.200} in this runtime's memory")
         cell.revive()
 
     async def list_sessions(self) -> AsyncIterator[SessionInfo]:
@@ -473,7 +475,7 @@ class Runtime:
         self.refuse_if_closed()
         cell = self.known(session_id)
         if cell is None:
-            raise InvalidOption(f"no session {session_id!r} is open in this runtime; open it before subscribing after a cursor")
+            raise InvalidOption(f"no session {session_id!r:.200} is open in this runtime; open it before subscribing after a cursor")
         actor = await cell.activate()
         while (untold := getattr(actor, "untold", _nothing)()) is not None:
             await untold
@@ -484,8 +486,11 @@ class Runtime:
         made = getattr(kind, "actor_kind", None)
         if made is not None:
             kind = made()
-        if not all(hasattr(kind, name) for name in ("name", "mailbox", "activate", "handle")):
-            raise InvalidOption(f"an actor's kind is an AgentSpec, an Agent, or an object with name, mailbox, activate and handle, not {kind!r:.200}")
+        if isinstance(kind, type) or not all(hasattr(kind, name) for name in ("name", "mailbox", "activate", "handle")):
+            raise InvalidOption(
+                f"an actor's kind is an AgentSpec, an Agent, or an object with name, mailbox, activate and handle, not {kind!r:.200}; "
+                "as in runtime.open('user-42', AgentSpec(model=...)), or Runtime(specs=[AgentSpec(model=...)])"
+            )
         return kind  # type: ignore[no-any-return]
 
 

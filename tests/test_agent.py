@@ -17,6 +17,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -676,7 +677,7 @@ def test_a_callback_handler_that_calls_an_agent_when_it_is_looked_at_holds_nobod
 
 
 def test_the_messages_of_an_agent_with_a_journal_of_its_own_can_be_changed_before_its_first_call() -> None:
-    agent = silent(messages=[user("a")], journal=MemoryJournal())
+    agent = silent(messages=[user("a")], session_id="me", journal=MemoryJournal())
     agent.messages.append(assistant("1"))
     assert texts(agent) == ["a", "1"]
 
@@ -1070,6 +1071,12 @@ def test_a_journal_that_is_given_outlives_the_agent() -> None:
     assert texts(third) == ["a", "1", "b", "3", "c"]
 
 
+def test_a_journal_without_the_name_of_a_conversation_is_refused_for_it_would_begin_anew_at_each_start(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"session_id='me' names the conversation to go on with"):
+        silent(journal=tmp_path / "chat.db")
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_agents_may_take_turns_with_one_journal() -> None:
     journal = MemoryJournal()
     one, other = silent(session_id="me", journal=journal), silent(session_id="me", journal=journal)
@@ -1081,7 +1088,7 @@ def test_messages_are_for_a_new_conversation_only() -> None:
     journal = MemoryJournal()
     silent(session_id="me", journal=journal, messages=[user("a"), assistant("b")])("c")
 
-    with pytest.raises(SessionExists, match="me"):
+    with pytest.raises(SessionExists, match=r"'me' exists already, .* leave messages= out to go on with it, .* another session id"):
         silent(session_id="me", journal=journal, messages=[user("x")])("y")
     assert str(silent(session_id="me", journal=journal, messages=[])("d")) == "5"
 
@@ -1103,7 +1110,7 @@ def test_a_journal_that_fails_fails_the_call_and_the_next_one_goes_on() -> None:
         return anyio.lowlevel.checkpoint() if "force_stop" in event else None
 
     clumsy = False
-    agent = Agent(model=counting(), journal=MemoryJournal(fault=fault), callback_handler=listen)
+    agent = Agent(model=counting(), session_id="me", journal=MemoryJournal(fault=fault), callback_handler=listen)
     agent("a")
 
     heard.clear()
@@ -1177,7 +1184,7 @@ class Watched(MemoryJournal):
 @pytest.mark.anyio
 async def test_a_journal_is_opened_with_its_first_use_and_closed_with_the_agent() -> None:
     journal = Watched()
-    with silent(journal=journal) as agent:
+    with silent(session_id="me", journal=journal) as agent:
         assert journal.calls == []
         agent("a")
         await agent.invoke_async("b")
@@ -1186,7 +1193,7 @@ async def test_a_journal_is_opened_with_its_first_use_and_closed_with_the_agent(
     assert journal.calls == ["open", "close"]
 
     unused = Watched()
-    with silent(journal=unused):
+    with silent(session_id="me", journal=unused):
         pass
     assert unused.calls == []
 
@@ -1194,7 +1201,7 @@ async def test_a_journal_is_opened_with_its_first_use_and_closed_with_the_agent(
 @pytest.mark.parametrize("closings", [1, 2])
 def test_closing_during_a_call_closes_the_journal_when_the_call_is_over(closings: int) -> None:
     model, journal = Gated(), Watched()
-    agent = silent(model, journal=journal)
+    agent = silent(model, session_id="me", journal=journal)
     call = Background(lambda: agent("Hi"))
     assert model.called.wait(PATIENCE)
     for _ in range(closings):
@@ -1216,7 +1223,7 @@ def test_closing_during_a_call_closes_the_journal_when_the_call_is_over(closings
 async def test_an_exception_that_closes_the_agent_lets_a_running_turn_write_its_end_first(around: bool) -> None:
     model, journal = Gated(), Watched()
     async with Runtime() if around else nullcontext():
-        with pytest.raises(ZeroDivisionError), silent(model, journal=journal) as agent:  # noqa: PT012 - where it is raised is the point
+        with pytest.raises(ZeroDivisionError), silent(model, session_id="me", journal=journal) as agent:  # noqa: PT012 - where it is raised is the point
             stream = agent.stream("Hi")
             async for event in stream:
                 if isinstance(event, TextDelta):
@@ -1236,7 +1243,7 @@ async def test_an_exception_that_closes_the_agent_lets_a_running_turn_write_its_
 @pytest.mark.parametrize("how", ["cancelled", "its runtime ends"])
 async def test_a_call_that_is_cut_off_after_its_agent_was_closed_closes_the_journal_too(how: str) -> None:
     journal = Watched()
-    agent = silent(Endless(), journal=journal)
+    agent = silent(Endless(), session_id="me", journal=journal)
     async with anyio.create_task_group() as tasks:
         if how == "cancelled":
             tasks.start_soon(agent.invoke_async, "Hi")
@@ -1258,7 +1265,7 @@ async def test_a_call_that_is_cut_off_after_its_agent_was_closed_closes_the_jour
 
 def test_closing_another_agent_in_the_portals_own_thread_closes_its_journal_soon() -> None:
     journal = Watched()
-    other = silent(journal=journal)
+    other = silent(session_id="me", journal=journal)
     other("Hi")
 
     @tool
@@ -1331,6 +1338,37 @@ async def test_a_handler_that_fails_is_reported_by_its_name() -> None:
     assert (failure.handler.rpartition(".")[2], failure.error, failure.kind) == ("clumsy", "RuntimeError", "TurnStarted")
 
 
+FAILING = """
+from ropewalk import Agent
+from ropewalk.testing import ScriptedModel
+
+def listen(event):
+    local = "of no concern"
+    raise KeyError(f"no {type(event).__name__} today")
+
+Agent(model=ScriptedModel(["one two three"]), handlers=[listen])("Hi")
+"""
+
+
+def test_a_handler_that_fails_is_logged_to_standard_error_with_its_text_and_place_and_once() -> None:
+    run = run_script(FAILING)
+
+    assert (run.returncode, run.stdout.rstrip()) == (0, "one two three")
+    assert run.stderr.count("Traceback") == 1
+    assert "KeyError: 'no SessionActivated today'" in run.stderr
+    assert 'File "<string>", line 7, in listen' in run.stderr
+    assert "of no concern" not in run.stderr
+    assert 2 <= run.stderr.count("[warning") <= 4
+
+
+def test_the_log_goes_where_the_program_has_structlog_send_it() -> None:
+    run = run_script("import structlog\nstructlog.configure(processors=[structlog.processors.JSONRenderer(default=repr)])\n" + FAILING)
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert '"event": "handler_failed"' in run.stdout
+    assert "no SessionActivated today" in run.stdout
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
@@ -1346,7 +1384,7 @@ async def test_a_handler_that_fails_is_reported_by_its_name() -> None:
         (lambda: silent(system_prompt=7), InvalidOption),
         (lambda: Agent(model=counting(), callback_handler="print"), InvalidHandler),  # type: ignore[arg-type]
         (lambda: silent(session_id=".hidden"), InvalidSessionId),
-        (lambda: silent(journal=":memory:"), InvalidOption),
+        (lambda: silent(session_id="me", journal=":memory:"), InvalidOption),
         (lambda: silent(conversation_manager=7), InvalidOption),
         (lambda: silent(when_busy="whenever"), InvalidOption),
         (lambda: silent(flavour="sweet"), TypeError),

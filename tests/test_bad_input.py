@@ -12,6 +12,7 @@ import anyio.from_thread
 import anyio.to_thread
 import attrs
 import pytest
+import structlog
 
 from ropewalk import (
     Agent,
@@ -27,11 +28,14 @@ from ropewalk import (
     InvalidSessionId,
     InvalidTool,
     Limits,
+    MemoryJournal,
     NoModel,
+    NullConversationManager,
     RopewalkError,
     Runtime,
     RuntimeClosed,
     Session,
+    SlidingWindowConversationManager,
     TextDelta,
     Tool,
     UnknownSession,
@@ -260,7 +264,11 @@ async def test_a_handler_that_is_not_callable(session: Session, wrong: Any) -> N
         assert session.runtime.statistics().events.handlers == 0
 
 
-@pytest.mark.parametrize("options", [{"on_error": "ignore"}, {"timeout": -1}, {"timeout": 0}, {"timeout": "5"}, {"timeout": float("nan")}], ids=repr)
+@pytest.mark.parametrize(
+    "options",
+    [{"on_error": "ignore"}, {"timeout": -1}, {"timeout": 0}, {"timeout": "5"}, {"timeout": float("nan")}, {"timeout": 10**400}],
+    ids=lambda options: f"{options!r:.30}",
+)
 async def test_options_of_a_handler(session: Session, options: dict[str, Any]) -> None:
     async with unchanged(session):
         with pytest.raises(InvalidOption, match=next(iter(options))):
@@ -279,9 +287,9 @@ def test_limits_that_are_no_counts(name: str, wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["seconds", "stream_idle_seconds", "reduction_seconds"])
-@pytest.mark.parametrize("wrong", [-1, 0, -0.5, True, "5", float("nan")], ids=repr)
+@pytest.mark.parametrize("wrong", [-1, 0, -0.5, True, "5", float("nan"), 10**400], ids=lambda wrong: f"{wrong!r:.20}")
 def test_limits_that_are_no_seconds(name: str, wrong: Any) -> None:
-    with pytest.raises(InvalidOption, match=rf"Limits\.{name} is a number of seconds above 0, or None for no limit, not {wrong!r}"):
+    with pytest.raises(InvalidOption, match=rf"Limits\.{name} is a number of seconds above 0, or None for no limit, not {wrong!r:.100}$"):
         Limits(**{name: wrong})
 
 
@@ -297,11 +305,24 @@ SPECS: dict[str, tuple[type[RopewalkError], dict[str, Any], str]] = {
     "no ladder": (InvalidOption, {"ladder": 5}, "ladder is a sequence of rungs"),
     "a rung there is not": (InvalidOption, {"ladder": ["clip", "chop"]}, "one of 'clip', .* not 'chop'"),
     "model": (InvalidOption, {"model": object()}, r"is not a model: it has no stream\(\) method"),
-    "a model there is not": (NoModel, {"model": "nobody:x"}, "no provider for 'nobody:x'"),
-    "no model": (NoModel, {"model": None}, "no model was named: run "),
+    "a model there is not": (NoModel, {"model": "nobody:x"}, r"no provider for 'nobody:x'\. A model is 'local' .*, 'openai:NAME' "),
+    "a model without its provider": (NoModel, {"model": "gpt-5"}, "no provider for 'gpt-5': did you mean 'openai:gpt-5'"),
+    "a provider in capitals": (NoModel, {"model": "OpenAI:gpt-5"}, "did you mean 'openai:gpt-5'"),
+    "a local model of some name": (NoModel, {"model": "local:small"}, "did you mean 'local'"),
+    "no model": (NoModel, {"model": None}, r"no model was named: give model=, or set \$ROPEWALK_MODEL"),
     "tools": (InvalidTool, {"tools": [5]}, "5 is not a tool; give functions decorated with @tool"),
     "a plain function": (InvalidTool, {"tools": [len]}, "decorate it with @tool"),
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("system", "did you mean 'system_prompt'"), ("callback", "did you mean 'callback_handler'"), ("x", "it takes model, messages, .*, limits, ")],
+)
+def test_an_argument_that_an_agent_does_not_take(name: str, said: str) -> None:
+    options: Any = {name: "Be brief."}
+    with pytest.raises(TypeError, match=f"^Agent takes no argument '{name}'; {said}"):
+        Agent(model=ScriptedModel([]), **options)
 
 
 @pytest.mark.parametrize("which", SPECS)
@@ -435,12 +456,39 @@ class Orphaning(ConversationManager):
 
 @pytest.mark.parametrize("manager", [Raising, Emptying, Nonsense, Orphaning])
 async def test_a_manager_that_raises_or_returns_nonsense_changes_nothing(manager: type[ConversationManager]) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await ask_five_times(manager)
+    assert [(entry["event"], entry["manager"], entry["failures"], entry["replaced"]) for entry in logs] == [
+        ("conversation_manager_failed", manager.__name__, number, number == 3) for number in (1, 2, 3)
+    ]
+    if manager is Raising:
+        assert logs[0]["error"] == "RuntimeError: no"
+
+
+async def ask_five_times(manager: type[ConversationManager]) -> None:
     async with Runtime(sync_calls="inline") as runtime:
         session = await runtime.open("me", agent(lambda messages: "fine", conversation_manager=manager()), messages=HISTORY)
         for number in range(5):
             assert str(await session.ask("hi")) == "fine"
             assert len(await session.messages()) == 4 + 2 * number
         await assert_sound(session)
+
+
+async def test_a_manager_that_has_forgotten_its_methods_is_refused_and_one_that_is_meant_to_have_none_is_not() -> None:
+    class Forgetful(ConversationManager):
+        def manage(self, messages: Any) -> None:
+            del messages[0]
+
+    class Quiet(NullConversationManager):
+        pass
+
+    class Narrow(SlidingWindowConversationManager):
+        window_size = 3
+
+    with pytest.raises(InvalidOption, match=r"Forgetful overrides no method .* write apply_management\(self, messages\), .* or reduce_context\("):
+        agent(conversation_manager=Forgetful())
+    for manager in (Quiet(), Narrow(), ConversationManager()):
+        assert agent(conversation_manager=manager).conversation_manager is manager
 
 
 # --- history and direct calls -----------------------------------------------------------------------------------------
@@ -451,7 +499,8 @@ LISTS: dict[str, tuple[Any, str]] = {
     "nothing": (None, "a conversation is a list of messages, not NoneType"),
     "a message": (told("x"), "a conversation is a list of messages, not dict"),
     "numbers": ([5], "a message is a dict, not int"),
-    "a role": ([{"role": "system", "content": []}], "the role is 'user' or 'assistant'"),
+    "a role": ([{"role": "tool", "content": []}], "the role is 'user' or 'assistant', not 'tool'"),
+    "a system message": ([{"role": "system", "content": "Be brief."}], "not 'system'; what the model is told beforehand is the agent's system_prompt"),
     "a live object": ([told({"document": {"source": object()}})], "object is not a JSON value"),
     "too deep": ([told({"document": nested(200)})], "nested deeper than 100"),
 }
@@ -553,10 +602,34 @@ async def test_what_is_no_agent() -> None:
         assert runtime.statistics().known == 0
 
 
+@pytest.mark.parametrize("kind", ["assistant", AgentSpec, None], ids=repr)
+async def test_what_a_session_cannot_be_opened_as(kind: Any) -> None:
+    async with Runtime() as runtime:
+        with pytest.raises(InvalidOption, match=r"as in runtime.open\('user-42', AgentSpec"):
+            await runtime.open("me", kind)
+        assert runtime.statistics().known == 0
+
+
+async def test_ids_that_are_echoed_are_cut() -> None:
+    long = "x" * 100_000
+    async with Runtime() as runtime:
+        with pytest.raises(InvalidSessionId) as refused:
+            await runtime.open(long, agent())
+        with pytest.raises(UnknownSession) as unknown:
+            runtime.revive(long)
+        with pytest.raises(InvalidOption) as not_open:
+            await runtime.events.subscribe(sessions=long, after="0:0").__aenter__()
+    assert all(len(str(raised.value)) < 500 for raised in (refused, unknown, not_open))
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"journal": ""}, "the name of a file"),
+        ({"journal": 5}, r"the path of a file, such as 'sessions.db', or a Journal, .* not 5"),
+        ({"journal": MemoryJournal}, r"or a Journal, such as SQLiteJournal\('sessions.db'\), not <class"),
+        ({"specs": "assistant"}, "an AgentSpec, an Agent"),
+        ({"grace": 10**400}, "0 or more seconds, not 1000"),
         ({"specs": [5]}, "an AgentSpec, an Agent"),
         ({"replay": -1}, "0 or more, not -1"),
         ({"sync_calls": "fork"}, "sync_calls is 'thread' or 'inline', not 'fork'"),
@@ -602,3 +675,20 @@ async def test_a_session_that_awaits_itself() -> None:
         assert seen == ["handler", "tool", "manager"]
         assert session.statistics().mailbox.accepted == 1
         await assert_sound(session)
+
+
+async def test_a_tool_that_is_refused_for_awaiting_its_own_session_is_logged_for_its_model_can_do_nothing_about_it() -> None:
+    @tool
+    async def selfish() -> str:
+        """Ask the own session."""
+        return str(await session.ask("again"))
+
+    async with Runtime() as runtime:
+        model = ScriptedModel([Reply(text="so", tool_uses=[ToolUse("selfish")]), Reply(text="well")])
+        session: Session = await runtime.open("me", agent(model, tools=[selfish]))
+        with structlog.testing.capture_logs() as logs:
+            assert str(await session.ask("go")) == "well"
+
+    [entry] = logs
+    assert (entry["event"], entry["tool"], entry["session_id"]) == ("tool_would_deadlock", "selfish", "me")
+    assert "use submit()" in entry["error"]

@@ -6,6 +6,7 @@ import fnmatch
 import functools
 import json
 import math
+import traceback
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, ClassVar
 
@@ -20,10 +21,11 @@ from hypothesis import strategies as st
 
 from ropewalk.actors.events import MessageAdded, ModelChunk, TextDelta
 from ropewalk.actors.testing.loop import cancelled_at_step, in_trio
-from ropewalk.runtime.channel import Channel, ChannelStatistics, HandlerFault, Publisher
+from ropewalk.runtime.channel import Channel, ChannelStatistics, Publisher
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
+from ropewalk.runtime.handler import HandlerFault
 
 
 class Note(Event, frozen=True, gc=False):
@@ -261,7 +263,7 @@ async def test_a_handler_may_be_given_all_the_time_there_is(autojump_clock: trio
 
 
 @pytest.mark.anyio
-async def test_a_failure_is_reported_by_its_type_never_its_text() -> None:
+async def test_a_failure_is_published_by_its_type_never_its_text_and_logged_with_all_there_is_to_say() -> None:
     channel, log = make_channel(), list[Event]()
 
     def leak(event: Event) -> None:
@@ -276,8 +278,65 @@ async def test_a_failure_is_reported_by_its_type_never_its_text() -> None:
     assert isinstance(failed, HandlerFailed)
     assert (failed.seq, failed.error, failed.kind, failed.request_state) == (2, "ValueError", "Note", {"mine": 1})
     assert "hunter2" not in json.dumps(failed.to_dict())
-    assert "hunter2" not in repr(logs)
-    assert [entry["event"] for entry in logs] == ["handler_failed"]
+    [entry] = logs
+    assert (entry["event"], entry["event_kind"], entry["session_id"]) == ("handler_failed", "Note", "a")
+    assert entry["error"] == "ValueError: the password is hunter2"
+    assert leak.__code__ in [frame.f_code for frame, _ in traceback.walk_tb(entry["exc_info"].__traceback__)]
+
+
+@pytest.mark.anyio
+async def test_a_handler_that_goes_on_failing_is_logged_ever_more_rarely_and_summed_up_at_its_end() -> None:
+    channel = make_channel()
+
+    def fail(event: Event) -> None:
+        raise ValueError(f"failure on event {event.seq}")
+
+    removed, left = channel.add_handler(fail, {Note}), channel.add_handler(fail, {Part})
+    publisher = channel.publisher("a")
+    with structlog.testing.capture_logs() as logs:
+        for number in range(1234):
+            await publish(publisher, Note, str(number))
+        removed.remove()
+        removed.remove()
+        await publish(publisher, Part, "x", 0)
+        await publish(publisher, Part, "x", 0)
+        channel.close()
+        left.remove()
+
+    assert [(entry["event"], entry.get("failures")) for entry in logs] == [
+        ("handler_failed", None),
+        ("handler_failed_again", 10),
+        ("handler_failed_again", 100),
+        ("handler_failed_again", 1000),
+        ("handler_failed_in_all", 1234),
+        ("handler_failed", None),
+        ("handler_failed_in_all", 2),
+    ]
+    assert [entry.get("error") for entry in logs[1:3]] == ["ValueError: failure on event 19", "ValueError: failure on event 199"]
+    assert "exc_info" not in logs[1]
+
+
+@pytest.mark.anyio
+async def test_a_handler_is_not_told_of_its_own_failures_and_the_others_are() -> None:
+    channel, told, log = make_channel(replay=10), list[Event](), list[Event]()
+
+    def fail(event: Event) -> None:
+        told.append(event)
+        raise ValueError
+
+    channel.add_handler(fail)
+    channel.add_handler(log.append)
+    publisher = channel.publisher("a")
+    async with channel.subscribe() as reader:
+        with structlog.testing.capture_logs() as logs:
+            await publish(publisher, Note, "x")
+        read = [reader.take(), reader.take(), reader.take()]
+
+    assert [type(event) for event in told] == [Note]
+    assert [type(event) for event in log] == [Note, HandlerFailed]
+    assert read == [*log, None]
+    assert list(publisher.ring or ()) == log
+    assert len(logs) == 1
 
 
 @pytest.mark.anyio
@@ -326,7 +385,8 @@ async def test_a_handler_of_failures_that_fails_is_not_told_of_itself_for_ever(o
 class Behaviour:
     """A handler that does as it is told: nothing, raise, wait, wait and raise, hang."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, number: int) -> None:
+        self.__qualname__ = f"handler {number}"
         self.what = what
         self.seen: list[int] = []
 
@@ -356,19 +416,23 @@ async def test_whatever_the_others_do_everybody_gets_every_event_once_and_in_ord
                 await reader.__aenter__()
                 readers.append(reader)
             else:
-                behaviours.append(Behaviour(what))
+                behaviours.append(Behaviour(what, len(behaviours)))
                 channel.add_handler(behaviours[-1])
         with structlog.testing.capture_logs():
             for number in range(events):
                 await publish(publisher, Note, str(number))
         everything = list(range(1, publisher.seq + 1))
+        failures = dict[int, str]()
         for reader in readers:
             got = []
             while (event := reader.take()) is not None:
                 got.append(event.seq)
+                if isinstance(event, HandlerFailed):
+                    failures[event.seq] = event.handler
             assert got == everything
             reader.close()
-    assert all(behaviour.seen == everything for behaviour in behaviours)
+    for behaviour in behaviours:
+        assert behaviour.seen == [seq for seq in everything if failures.get(seq) != behaviour.__qualname__]
 
 
 class HandClock(Clock):
@@ -523,6 +587,32 @@ async def test_an_event_says_where_and_when_and_can_be_json() -> None:
         "entry_id": "e1",
         "message": {"role": "user", "content": [{"image": {"source": {"bytes": "eHl6"}}}]},
         "replaces": None,
+    }
+
+
+async def test_what_holds_itself_or_lies_too_deep_is_named_where_the_event_as_json_would_go_on_for_ever() -> None:
+    channel, seen = make_channel(), list[Event]()
+    channel.add_handler(seen.append)
+    state: dict[str, Any] = {"fine": [1, b"xyz"], "twice": [], "object": object()}
+    state["again"] = [state, state["twice"]]
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    state["deep"] = deep
+
+    await publish(channel.publisher("a"), Note, "x", state=state)
+
+    shown = json.loads(json.dumps(seen[0].to_dict()))
+    assert (shown["type"], shown["text"]) == ("Note", "x")
+    levels, inner = 0, shown["request_state"].pop("deep")
+    while isinstance(inner, list):
+        levels, inner = levels + 1, inner[0]
+    assert (levels, inner) == (99, "<<non-serializable: list>>")
+    assert shown["request_state"] == {
+        "fine": [1, "eHl6"],
+        "twice": [],
+        "object": "<<non-serializable: object>>",
+        "again": ["<<non-serializable: dict>>", []],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -647,6 +648,27 @@ def test_the_printing_handler_prints_reasoning_and_may_leave_tools_out(capsys: p
 
     assert capsys.readouterr().out == "Hm. Yes." + "Hm. Yes.\nTool #1: calculator\n\nTool #2: calculator\n"
     assert (quiet.tool_count, loud.tool_count) == (2, 2)
+
+
+@pytest.mark.parametrize(("answer", "shown"), [("Hi", "Hi\n"), ("Hi\n", "Hi\n"), ("", "")])
+def test_the_printing_handler_ends_the_last_line_of_a_turn_on_a_terminal(
+    answer: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    agent = Agent(model=ScriptedModel([answer, answer]))
+    agent("a")
+    agent("b")
+
+    assert capsys.readouterr().out == shown * 2
+
+
+def test_the_printing_handler_ends_the_last_line_of_a_turn_that_failed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    handler = PrintingCallbackHandler()
+    handler(data="I was about to")
+    handler(force_stop=True, force_stop_reason="no more")
+
+    assert capsys.readouterr().out == "I was about to\n"
 
 
 def test_an_agent_without_a_handler_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

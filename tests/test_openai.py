@@ -443,8 +443,16 @@ def test_without_a_key_there_is_no_model() -> None:
 
 def test_without_the_extra_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(NoModel, match=r"pip install 'ropewalk\[openai\]'"):
+    with pytest.raises(NoModel, match=r"run `pip install 'ropewalk\[openai\]'` first, for openai and httpx2 are not installed"):
         OpenAIModel("gpt-5", api_key="sk-secret")
+    with pytest.raises(NoModel, match=r"run `pip install 'ropewalk\[openai\]'` first"):
+        resolve("gpt-5")
+
+
+def test_what_is_there_already_is_not_advised_to_be_installed() -> None:
+    with pytest.raises(NoModel, match="'openai:NAME'") as refused:
+        resolve("gpt-5")
+    assert "pip install" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

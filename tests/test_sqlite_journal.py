@@ -302,8 +302,10 @@ async def test_what_is_no_journal_is_refused_in_words(spoil: Callable[[Path], An
 
 @pytest.mark.anyio
 async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(JournalUnavailable, match=r"there is no folder .*missing"):
+    with pytest.raises(JournalUnavailable, match=r"there is no folder .*missing") as raised:
         await SQLiteJournal(tmp_path / "missing" / "sessions.db").open()
+    assert raised.value.__cause__ is None, "SQLite's own words would say less"
+    assert raised.value.__suppress_context__
 
 
 @pytest.mark.parametrize("options", [{"path": ""}, {"path": 5}, {"path": ":memory:"}, {"path": "a", "durability": "paper"}, {"path": "a", "timeout": -1}])

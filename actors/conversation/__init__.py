@@ -12,6 +12,7 @@ from ropewalk.actors.conversation.manager import Draft as Draft
 from ropewalk.actors.conversation.manager import NullConversationManager as NullConversationManager
 from ropewalk.actors.conversation.manager import SlidingWindowConversationManager as SlidingWindowConversationManager
 from ropewalk.actors.conversation.manager import has_policy as has_policy
+from ropewalk.actors.conversation.manager import overrides_any as overrides_any
 from ropewalk.actors.conversation.manager import policy_of as policy_of
 from ropewalk.actors.conversation.manager import run_custom as run_custom
 from ropewalk.actors.conversation.rungs import RUNGS as RUNGS

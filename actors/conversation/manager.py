@@ -31,6 +31,7 @@ __all__ = [
     "SlidingWindowConversationManager",
     "Step",
     "has_policy",
+    "overrides_any",
     "policy_of",
     "run_custom",
 ]
@@ -110,6 +111,11 @@ def policy_of(manager: ConversationManager, step: Step) -> Literal["none", "wind
     if function is getattr(ConversationManager, name):
         return "none"
     return "window" if function is getattr(SlidingWindowConversationManager, name) else "custom"
+
+
+def overrides_any(manager: ConversationManager) -> bool:
+    """Whether a manager has a method of its own for any step."""
+    return any(policy_of(manager, step) != "none" for step in _METHODS)
 
 
 def has_policy(manager: ConversationManager, count: int) -> bool:

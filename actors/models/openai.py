@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -12,6 +11,7 @@ import msgspec
 
 from ropewalk.actors.errors import NoModel
 from ropewalk.actors.messages import Message
+from ropewalk.actors.models.extras import missing_for_openai
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.supervision import Failure, contain
@@ -129,8 +129,8 @@ def _is_header(text: object) -> bool:
 def _connection(
     base_url: str | None, api_key: str | None, organization: str | None, project: str | None, headers: dict[str, str], timeout: float | None, keep_alive: float
 ) -> Connection:
-    if importlib.util.find_spec("openai") is None or importlib.util.find_spec("httpx2") is None:
-        raise NoModel("models behind OpenAI's API need the official client, in version 3.54 or later: pip install 'ropewalk[openai]'")
+    if missing := missing_for_openai():
+        raise NoModel(f"models behind OpenAI's API need its official client: run {missing}")
     from ropewalk.actors.models.openai_client import Connection
 
     base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI

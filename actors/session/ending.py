@@ -11,7 +11,7 @@ from ropewalk.actors.result import AgentResult, Trace
 from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.settling import Ending, settle
 from ropewalk.actors.turn import Ready
-from ropewalk.runtime.channel import HandlerFault, exit_in
+from ropewalk.runtime.handler import HandlerFault, exit_in
 from ropewalk.runtime.supervision import Crashed, Failure, attempt, in_words
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.validity import copied
 from ropewalk.actors.view import Transcript, TranscriptEntry
 from ropewalk.runtime.cell import Cell, Envelope, messages_around, refuse_deadlock
-from ropewalk.runtime.channel import Handler, OnError
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
+from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.mailbox import MailboxStatistics
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.supervision import contain

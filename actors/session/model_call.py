@@ -18,7 +18,7 @@ from ropewalk.actors.messages import copy_of
 from ropewalk.actors.session.assembly import Assembly, Piece
 from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.turn import BackingOff, CallingModel, Input, ModelDone, ModelFailed, Overflow, Throttled
-from ropewalk.runtime.channel import HandlerFault
+from ropewalk.runtime.handler import HandlerFault
 from ropewalk.runtime.supervision import Backoff, attempt, attempt_foreign, in_words
 
 if TYPE_CHECKING:

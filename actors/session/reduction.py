@@ -17,6 +17,7 @@ from ropewalk.actors.session.records import Edited
 from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
 from ropewalk.actors.view import Edit, View
+from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, in_words, supervise
 
@@ -167,7 +168,17 @@ def _manager_failed(driver: TurnDriver, error: Exception) -> None:
     driver.manager_failed = True
     actor.manager_failures += 1
     actor.writer.announce(StepRestarted, driver.turn_id, driver.request_state, "conversation_manager", actor.manager_failures + 1, type(error).__name__)
-    if actor.manager_failures >= MANAGER_CHANCES:
+    replaced = actor.manager_failures >= MANAGER_CHANCES
+    log.warning(
+        "conversation_manager_failed",
+        session_id=actor.cell.id,
+        manager=type(actor.manager).__name__,
+        error=in_words(error),
+        failures=actor.manager_failures,
+        replaced=replaced,
+        exc_info=error,
+    )
+    if replaced:
         actor.manager = SlidingWindowConversationManager()
 
 

@@ -16,8 +16,8 @@ from ropewalk.actors.events import Event
 from ropewalk.actors.session.records import Body
 from ropewalk.actors.session.state import SessionState
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.channel import HandlerFault, exit_in
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
+from ropewalk.runtime.handler import HandlerFault, exit_in
 from ropewalk.runtime.journal import Claim, Commit, Snapshot
 from ropewalk.runtime.log import log
 from ropewalk.runtime.subscription import Subscription

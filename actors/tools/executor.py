@@ -37,6 +37,8 @@ from ropewalk.actors.tools.results import (
 )
 from ropewalk.actors.tools.tool import Tool
 from ropewalk.actors.validity import INPUT_DEPTH, MAX_DEPTH, deeper_than, is_dict, is_list
+from ropewalk.runtime.errors import WouldDeadlock
+from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Failure, attempt, contain
 
@@ -96,7 +98,11 @@ async def run_tool(
     arguments = contain(_convert, tool, given)
     if isinstance(arguments, Failure):
         return invalid_input_result(tool_use_id, arguments.error, tool.errors)
-    outcome = await _outcome(tool, arguments, make_context(own), limits, report)
+    context = make_context(own)
+    outcome = await _outcome(tool, arguments, context, limits, report)
+    if isinstance(outcome, Failure) and isinstance(outcome.error, WouldDeadlock):
+        # The program is wrong, and all that would hear of it is a model that can do nothing about it.
+        log.warning("tool_would_deadlock", tool=tool.name, session_id=context.session_id, error=str(outcome.error), exc_info=outcome.error)
     return _block(tool_use_id, tool, outcome)
 
 

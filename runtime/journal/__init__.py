@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.journal.codec import Codec, Encoded, PlainCodec, StructCodec
 from ropewalk.runtime.journal.interface import Claim, Commit, Durability, Journal, JournalStatistics, Keeper, KnownActor, Record, Snapshot
 from ropewalk.runtime.journal.memory import Fault, MemoryJournal
@@ -31,7 +32,14 @@ __all__ = [
 
 
 def journal_at(place: Journal | str | os.PathLike[str] | None) -> Journal:
-    """The journal that somebody means: the object itself, an SQLite file by its path, or one in memory where they name none."""
+    """The journal that somebody means: the object itself, an SQLite file by its path, or one in memory where they name none.
+
+    Raises `InvalidOption` for anything else.
+    """
     if place is None:
         return MemoryJournal()
-    return SQLiteJournal(place) if isinstance(place, str | os.PathLike) else place
+    if isinstance(place, str | os.PathLike):
+        return SQLiteJournal(place)
+    if isinstance(place, type) or not all(callable(getattr(place, name, None)) for name in ("open", "close", "claim", "append", "read")):
+        raise InvalidOption(f"a journal is the path of a file, such as 'sessions.db', or a Journal, such as SQLiteJournal('sessions.db'), not {place!r:.200}")
+    return place

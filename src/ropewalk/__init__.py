@@ -53,6 +53,7 @@ from ropewalk.actors.handlers import CallbackAdapter as CallbackAdapter
 from ropewalk.actors.handlers import CompositeCallbackHandler as CompositeCallbackHandler
 from ropewalk.actors.handlers import PrintingCallbackHandler as PrintingCallbackHandler
 from ropewalk.actors.limits import Limits as Limits
+from ropewalk.actors.messages import Message as Message
 from ropewalk.actors.models import Model as Model
 from ropewalk.actors.models.embedded.model import EmbeddedModel as EmbeddedModel
 from ropewalk.actors.models.openai import OpenAIModel as OpenAIModel
@@ -62,6 +63,7 @@ from ropewalk.actors.result import ToolMetrics as ToolMetrics
 from ropewalk.actors.result import Trace as Trace
 from ropewalk.actors.session.handle import Session as Session
 from ropewalk.actors.session.handle import SessionStatistics as SessionStatistics
+from ropewalk.actors.session.stream import OnLeave as OnLeave
 from ropewalk.actors.session.stream import Turn as Turn
 from ropewalk.actors.spec import AgentSpec as AgentSpec
 from ropewalk.actors.tools import Tool as Tool
@@ -73,7 +75,6 @@ from ropewalk.runtime.cell import ActorKind as ActorKind
 from ropewalk.runtime.cell import Cell as Cell
 from ropewalk.runtime.cell import Envelope as Envelope
 from ropewalk.runtime.channel import Channel as Channel
-from ropewalk.runtime.channel import Handler as Handler
 from ropewalk.runtime.clock import Clock as Clock
 from ropewalk.runtime.errors import DuplicateKind as DuplicateKind
 from ropewalk.runtime.errors import Fenced as Fenced
@@ -94,6 +95,7 @@ from ropewalk.runtime.errors import SlowReader as SlowReader
 from ropewalk.runtime.errors import UnknownRecord as UnknownRecord
 from ropewalk.runtime.errors import UnknownSession as UnknownSession
 from ropewalk.runtime.errors import WouldDeadlock as WouldDeadlock
+from ropewalk.runtime.handler import Handler as Handler
 from ropewalk.runtime.journal import Journal as Journal
 from ropewalk.runtime.journal import MemoryJournal as MemoryJournal
 from ropewalk.runtime.journal import SQLiteJournal as SQLiteJournal
@@ -148,6 +150,7 @@ __all__ = [
     "Limits",
     "MailboxFull",
     "MemoryJournal",
+    "Message",
     "MessageAdded",
     "Model",
     "ModelChunk",
@@ -156,6 +159,7 @@ __all__ = [
     "ModelThrottled",
     "NoModel",
     "NullConversationManager",
+    "OnLeave",
     "OpenAIModel",
     "PrintingCallbackHandler",
     "PromptAccepted",

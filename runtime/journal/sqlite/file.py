@@ -116,11 +116,15 @@ def explained(error: sqlite3.Error | OSError, path: str) -> JournalUnavailable:
     name = getattr(error, "sqlite_errorname", "") or ""
     folder = os.path.dirname(path) or "."
     kind, text = JournalUnavailable, f"the journal {path} failed: {error}"
+    cause: sqlite3.Error | OSError | None = error
     if os.path.isdir(path):
+        cause = None  # here and below: it would only say less
         text = f"{path} is a folder; a journal is a file, so give a name within it, such as {os.path.join(path, 'sessions.db')}"
     elif not os.path.isdir(folder):
+        cause = None
         text = f"there is no folder {folder} to put the journal {os.path.basename(path)} into; make it first"
     elif name == "SQLITE_NOTADB":
+        cause = None
         text = f"{path} is no SQLite database; give the journal a file of its own, or a name where there is none yet"
     elif name.startswith("SQLITE_CORRUPT"):
         kind = JournalDamaged
@@ -132,7 +136,7 @@ def explained(error: sqlite3.Error | OSError, path: str) -> JournalUnavailable:
     elif name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")) or isinstance(error, PermissionError):
         text = f"{path} cannot be written: the file and its folder have to be writable by this user ({error})"
     failed = kind(text)
-    failed.__cause__ = error
+    failed.__cause__ = cause
     return failed
 
 
