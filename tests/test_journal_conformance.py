@@ -389,7 +389,7 @@ BROKEN: list[tuple[type[MemoryJournal], str]] = [
     (ForksInParts, "kill"),
     (HidesRelatives, "families"),
     (ForgetsLabels, "life"),
-    (MovesLabels, "life"),
+    (MovesLabels, "families"),
     (SharesLabels, "life"),
     (KeepsLabels, "gone"),
     (OffersWorkInHand, "life"),

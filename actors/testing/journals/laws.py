@@ -351,7 +351,7 @@ LAWS = (
             st.lists(_names, max_size=6, unique=True), st.lists(_names, max_size=4), st.lists(st.tuples(_names, st.booleans()), max_size=6), st.integers(1, 3)
         ),
     ),
-    Law("values", hold_values, st.lists(_values, min_size=1, max_size=3)),
+    Law("values", hold_values, st.lists(_values | st.binary(max_size=8), min_size=1, max_size=3)),
     Law("damage", hold_damage, st.tuples(st.integers(1, 5), st.integers(0, 9), st.sampled_from(_damages)), ("damage",)),
     Law("full", hold_full, st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20)), min_size=1, max_size=3), ("full",)),
     Law("kill", hold_kill, st.lists(_lives, min_size=2, max_size=4), ("kill",)),

@@ -40,8 +40,8 @@ _steps = st.one_of(
 
 _family_steps = st.one_of(
     st.tuples(st.just("fork"), _owners, _actors, st.sampled_from([1, 1, 2, 2, 3, 4, 5]), _actors),
-    st.tuples(st.just("fork and claim"), _anyone, st.integers(1, 3), _actors, _owners),
-    st.tuples(st.just("fork and claim"), _anyone, st.integers(1, 3), _actors, _owners),
+    st.tuples(st.just("fork and claim"), _anyone, st.integers(1, 3), _actors, _owners, st.booleans()),
+    st.tuples(st.just("fork and claim"), _anyone, st.integers(1, 3), _actors, _owners, st.booleans()),
     st.tuples(st.just("append"), _anyone, st.integers(1, 3), st.booleans(), st.sampled_from(["", *LABELS])),
     st.tuples(st.just("redact"), _anyone, st.integers(1, 3), st.integers(0, 1), st.booleans()),
     st.tuples(st.just("keep"), _anyone),
@@ -108,18 +108,20 @@ class _Life:
                 await self.delete(self.journals[by], actor_id)
             case ("fork", int(by), str(source), int(number), str(new)):
                 await self.fork(self.journals[by], source, number, new)
-            case ("fork and claim", int(number), int(which), str(new), int(by)):
+            case ("fork and claim", int(number), int(which), str(new), int(by), bool(redacts)):
                 writer = self.writer(number)
                 if writer is not None:
                     await self.fork(writer.journal, writer.actor_id, which, new)
                     await self.claim(self.journals[by], new)
                     await self.keep(self.writers[-1])
+                    if redacts:
+                        await self.redact(writer, which, 1, False)
             case ("look for work", int(by)):
                 await self.look_for_work(self.journals[by])
             case ("come back", int(by)):
                 await self.come_back(by)
             case ("append and keep", int(number)):
-                await self.step(("append", number, 1, False, ""))
+                await self.step(("append", number, 1, False, LABELS[0]))
                 await self.step(("keep", number))
             case ("keep and redact", int(number), int(which)):
                 await self.step(("keep", number))
