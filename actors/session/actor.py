@@ -11,7 +11,7 @@ import anyio
 from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
 from ropewalk.actors.messages import copy_of
 from ropewalk.actors.result import MetricsLedger
-from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, call_tool, show, tool_limits, wanted_by
+from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, call_tool, change_history, show, tool_limits, wanted_by
 from ropewalk.actors.session.driver import TurnDriver
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.watchdog import Watchdog
@@ -19,7 +19,8 @@ from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.tools import ToolLimits
 from ropewalk.actors.view import Edit, Entry, listed
 from ropewalk.runtime.cell import Cell, Envelope, messages_around
-from ropewalk.runtime.supervision import Failure, contain
+from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.supervision import Failure, attempt, contain
 
 if TYPE_CHECKING:
     from ropewalk.actors.conversation import ConversationManager
@@ -106,6 +107,13 @@ class SessionActor:
                 if not isinstance(wanted, Failure):
                     return await show(self, wanted, "added" if isinstance(change, AddMessages) else "replaced")
                 envelope.outcome.fail(wanted.error)  # turned down, and the session goes on as it was
+                return None
+            case Rewind() | Pin() as change:
+                changed = await attempt(change_history(self, change))
+                if isinstance(changed, Failure):
+                    if not isinstance(changed.error, InvalidOption):
+                        raise changed.error
+                    envelope.outcome.fail(changed.error)
                 return None
             case other:
                 raise TypeError(f"a session does not know the message {other!r:.200}")

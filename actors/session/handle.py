@@ -12,13 +12,13 @@ from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
-from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, direct_tool_use, run_direct
+from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, direct_tool_use, run_direct
+from ropewalk.actors.session.history import TranscriptReader
 from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
-from ropewalk.actors.session.state import transcribe
 from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
 from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.validity import copied
-from ropewalk.actors.view import Transcript, TranscriptEntry
+from ropewalk.actors.view import TranscriptEntry
 from ropewalk.runtime.cell import Cell, Envelope, messages_around, refuse_deadlock
 from ropewalk.runtime.channel import Handler, OnError
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
@@ -180,14 +180,12 @@ class Session:
         """The view, as copies. During a turn it may end in calls that still run."""
         return copied(cast(SessionActor, await self._cell.activate()).state.view.messages)
 
-    async def transcript(self) -> AsyncIterator[TranscriptEntry]:
-        """Everything ever said, in order, with what took each entry out of the view."""
-        await self._cell.activate()
-        transcript = Transcript()
-        for record in await self._cell.journal.read(self._cell.id):
-            transcribe(transcript, record.body)
-        for entry in transcript:
-            yield entry
+    def transcript(self) -> AsyncIterator[TranscriptEntry]:
+        """Everything ever said, in order, with what took each entry out of the view: as it stands when reading begins.
+
+        Read from the journal in pages, so its length costs time and no room.
+        """
+        return TranscriptReader(self._cell.journal, self._cell.id, self._cell.activate)
 
     async def add_messages(self, messages: Sequence[Message]) -> None:
         """Put messages at the end of the view; they are copied, and repaired where they can be. Raises `InvalidConversation`."""
@@ -196,6 +194,22 @@ class Session:
     async def set_messages(self, messages: Sequence[Message]) -> None:
         """Have the view show these messages; the transcript keeps what leaves it. Raises `InvalidConversation`."""
         await self._ask(SetMessages(copied(messages)))
+
+    async def rewind(self, to: str) -> None:
+        """Have the view be what it was right after an entry of the transcript, by its id; what came later leaves it, and what had left comes back.
+
+        Waits its turn like a prompt. The transcript keeps everything. Raises `InvalidOption` where there is no such entry, and
+        where the conversation was in the middle of a turn; the text says which entry near it would do.
+        """
+        await self._ask(Rewind(to))
+
+    async def pin(self, entry_id: str, *, pinned: bool = True) -> None:
+        """See to it that no reduction takes an entry out of the view, or changes it; with ``pinned=False`` it may again.
+
+        A pinned call keeps its results and pinned results their call. Waits its turn like a prompt. Raises `InvalidOption`
+        where there is no such entry, and where the entry to pin is not in the view.
+        """
+        await self._ask(Pin(entry_id, pinned))
 
     # Tools.
 

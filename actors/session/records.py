@@ -10,7 +10,7 @@ import msgspec
 from ropewalk.actors.messages import Message
 from ropewalk.actors.view import Edit, Entry
 
-__all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Opened", "Said", "Settled", "Withdrawn"]
+__all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Opened", "Pinned", "Said", "Settled", "Withdrawn"]
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -68,6 +68,13 @@ class Added(msgspec.Struct, frozen=True, tag=True, gc=False):
     entries: tuple[Entry, ...]
 
 
+class Pinned(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """An entry may not be taken out of the view by reductions any more, or (`pinned` is False) may again."""
+
+    number: int
+    pinned: bool = True
+
+
 class Settled(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A turn ended. First `edit` (a rollback) is applied, then `entries` close the view; `aside` was said but never came into it."""
 
@@ -89,4 +96,4 @@ class Withdrawn(msgspec.Struct, frozen=True, tag=True, gc=False):
     outcome: str
 
 
-Body: TypeAlias = Opened | Accepted | Begun | Said | Edited | Added | Settled | Withdrawn
+Body: TypeAlias = Opened | Accepted | Begun | Said | Edited | Added | Pinned | Settled | Withdrawn

@@ -6,16 +6,18 @@ what was there before cannot differ by anything but the records that were lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from ropewalk.actors.messages import Message
-from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Opened, Said, Settled, Withdrawn
+from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Opened, Pinned, Said, Settled, Withdrawn
 from ropewalk.actors.view import Entry, Transcript, View
 
-__all__ = ["OpenTurn", "SessionState", "transcribe"]
+__all__ = ["OpenTurn", "SessionState", "entries_in", "transcribe"]
+
+_NONE: frozenset[int] = frozenset()
 
 
 class OpenTurn(msgspec.Struct, eq=False):
@@ -49,14 +51,18 @@ class OpenTurn(msgspec.Struct, eq=False):
 
 
 class SessionState:
-    """Everything about a session that its journal knows. `usage` is input, output and total tokens of all settled turns."""
+    """Everything about a session that its journal knows.
 
-    __slots__ = ("cycles", "next_entry", "spec", "turn", "turns", "usage", "view", "waiting")
+    `pins` are the numbers of the pinned entries, `usage` is input, output and total tokens of all settled turns.
+    """
+
+    __slots__ = ("cycles", "next_entry", "pins", "spec", "turn", "turns", "usage", "view", "waiting")
 
     def __init__(self) -> None:
         self.spec = ""
         self.view = View()
         self.next_entry = 1
+        self.pins = _NONE
         self.waiting: dict[str, Accepted] | None = None  # None where nothing waits: most sessions, most of the time
         self.turn: OpenTurn | None = None
         self.turns = 0
@@ -112,6 +118,8 @@ class SessionState:
             for prompt_id in body.prompt_ids:
                 self._no_longer_waiting(prompt_id)
         joined = self.view.pop() if body.joins else None
+        if body.joins in self.pins:  # what was pinned is in the message that takes its place
+            self.pins |= {body.entries[0].number}
         for entry in body.entries:
             self._append(entry)
         return joined
@@ -135,6 +143,9 @@ class SessionState:
     def _added(self, body: Added) -> None:
         for entry in body.entries:
             self._append(entry)
+
+    def _pinned(self, body: Pinned) -> None:
+        self.pins = self.pins | {body.number} if body.pinned else self.pins - {body.number}
 
     def _settled(self, body: Settled) -> None:
         if body.edit is not None:
@@ -160,6 +171,7 @@ _FOLD: dict[type[Body], Callable[[SessionState, Any], object]] = {
     Said: SessionState._said,
     Edited: SessionState._edited,
     Added: SessionState._added,
+    Pinned: SessionState._pinned,
     Settled: SessionState._settled,
     Withdrawn: SessionState._withdrawn,
 }
@@ -171,24 +183,34 @@ _FOLD_ENDED: dict[type[Body], Callable[[SessionState, Any], object]] = {**_FOLD,
 def transcribe(transcript: Transcript, body: Body) -> None:
     """Take one record into the transcript."""
     match body:
-        case Opened(entries=entries) | Added(entries=entries):
-            for entry in entries:
-                transcript.append(entry)
-        case Begun(entries=entries, joins=joins):
-            if joins:
-                transcript.leave(joins, "joined")
-            for entry in entries:
-                transcript.append(entry)
-        case Said(entry=entry):
-            transcript.append(entry)
+        case Begun(entries=entries, joins=joins) if joins:
+            transcript.join(joins, entries[0].number)
         case Edited(edit=edit):
             transcript.apply(edit)
-        case Settled(how=how, stop_reason=stop_reason, edit=edit, entries=entries, aside=aside):
+        case Pinned(number=number, pinned=pinned):
+            transcript.pin(number, pinned)
+        case Settled(how=how, stop_reason=stop_reason, edit=edit, aside=aside):
             if edit is not None:
                 transcript.apply(edit)
-            for entry in entries:
-                transcript.append(entry)
             for entry in aside:
-                transcript.aside(entry, how if how != "finished" or stop_reason is None else stop_reason)
-        case Accepted() | Withdrawn():
+                transcript.leave(entry.number, how if how != "finished" or stop_reason is None else stop_reason)
+        case _:
+            pass
+
+
+def entries_in(body: Body) -> Iterator[Entry]:
+    """The entries that a record holds, in order: those said in it, and those it only brings back."""
+    match body:
+        case Opened(entries=entries) | Added(entries=entries) | Begun(entries=entries):
+            yield from entries
+        case Said(entry=entry):
+            yield entry
+        case Edited(edit=edit):
+            yield from (placed.entry for placed in edit.inserted)
+        case Settled(edit=edit, entries=entries, aside=aside):
+            if edit is not None:
+                yield from (placed.entry for placed in edit.inserted)
+            yield from entries
+            yield from aside
+        case Accepted() | Pinned() | Withdrawn():
             pass
