@@ -23,6 +23,7 @@ from ropewalk.runtime.backend import ANY_BACKEND, running_backend
 from ropewalk.runtime.cell import ActorKind, Cell, WorkerPool, is_work_of
 from ropewalk.runtime.channel import Channel, ChannelStatistics, Handler, OnError, Publisher
 from ropewalk.runtime.clock import Clock
+from ropewalk.runtime.deletion import delete
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.journal import Journal, JournalStatistics, journal_at
@@ -259,6 +260,16 @@ class Runtime:
         """The handle of an actor in this runtime's memory, None when there is none of this id."""
         cell = self._cells.get(session_id)
         return cell.kind.handle(cell) if cell is not None and cell.kept else None
+
+    async def delete(self, session_id: str) -> None:
+        """Forget an actor and all that was said in it: its log is gone from the journal when this returns.
+
+        What it is doing is ended as if it were cancelled; messages that wait, and whoever uses a handle of it from now on, get
+        `UnknownSession`. Its id can be opened anew. Raises `UnknownSession` when there is none, `SessionElsewhere` when
+        another living runtime owns it, `WouldDeadlock` in code of its own.
+        """
+        self.refuse_if_closed()
+        await delete(self, check_session_id(session_id))
 
     def revive(self, session_id: str) -> None:
         """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""

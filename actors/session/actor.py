@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
+from ropewalk.actors.events import InsertedEntry, MessageAdded, PromptSettled, Snapshot, ViewChanged
 from ropewalk.actors.messages import copy_of
 from ropewalk.actors.result import MetricsLedger
 from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, call_tool, change_history, show, tool_limits, wanted_by
 from ropewalk.actors.session.driver import TurnDriver
 from ropewalk.actors.session.prompt import Prompt
+from ropewalk.actors.session.records import Withdrawn
 from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.tools import ToolLimits
@@ -117,6 +118,23 @@ class SessionActor:
                 return None
             case other:
                 raise TypeError(f"a session does not know the message {other!r:.200}")
+
+    def cancel(self) -> None:
+        """End what is being handled; a turn keeps what was streamed, as if it had been cancelled."""
+        current = self.cell.current
+        if isinstance(current, Prompt):
+            current.left = True  # one whose turn has not begun
+        if self.driver is not None:
+            self.driver.cancel()
+        elif current is not None and isinstance(current.body, CallTool):
+            current.body.scope.cancel()
+
+    def turned_away(self, envelope: Envelope) -> None:
+        """A prompt that waited will have no turn; a journal that fails now is noticed by whoever writes next."""
+        if isinstance(envelope, Prompt) and self.state.is_waiting(envelope.prompt_id):
+            self.writer.write(Withdrawn(envelope.prompt_id, "failed"))
+            self.writer.announce_apart(envelope.streams, PromptSettled, envelope.prompt_id, "failed")
+            contain(self.writer.flush)
 
     def untold(self) -> Awaitable[None] | None:
         """What to wait for before a snapshot tells no more than readers have heard. Code of the turn itself must not wait for that."""

@@ -75,7 +75,9 @@ class Session:
 
     @property
     def status(self) -> str:
-        """What the session does now: idle, running, reducing or quarantined."""
+        """What the session does now: idle, running, reducing, quarantined or deleted."""
+        if self._cell.deleted:
+            return "deleted"
         if self._cell.reason is not None:
             return "quarantined"
         actor = self._actor
