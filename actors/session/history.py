@@ -62,10 +62,10 @@ class Pages:
 class TranscriptReader:
     """Everything said so far, in order, with how it stands now: what is written while it is read shows in neither.
 
-    :param ready: awaited before the first entry.
+    :param ready: awaited before the first entry; None where nothing has to be.
     """
 
-    def __init__(self, journal: Journal, session_id: str, ready: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, journal: Journal, session_id: str, ready: Callable[[], Awaitable[object]] | None = None) -> None:
         self._transcript = Transcript()
         self._journal = journal
         self._session_id = session_id
@@ -80,7 +80,8 @@ class TranscriptReader:
     async def __anext__(self) -> TranscriptEntry:
         """The next entry. Raises `UnknownSession` when the session is deleted meanwhile, and what the journal raises."""
         if self._pages is None:
-            await self._ready()
+            if self._ready is not None:
+                await self._ready()
             self._pages = await self._look_through()
         while not self._waiting:
             page = await self._pages.next()
