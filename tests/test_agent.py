@@ -1169,9 +1169,9 @@ class Watched(MemoryJournal):
         await anyio.lowlevel.checkpoint()
         self.calls.append("close")
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Any:
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Any:
         assert "close" not in self.calls, "written to after it was closed"
-        return super().append(actor_id, epoch, first, bodies)
+        return super().append(actor_id, epoch, first, bodies, **more)
 
 
 @pytest.mark.anyio

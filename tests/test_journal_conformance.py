@@ -36,7 +36,7 @@ def test_the_journal_in_a_file(backend: str) -> None:
 
 
 def test_a_law_that_is_not_there_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="life, at_once"):
+    with pytest.raises(ValueError, match="life, families, at_once"):
         check_journal(MemoryHarness, only="gravity")
 
 
@@ -51,8 +51,8 @@ class IgnoresEpochs(MemoryJournal):
             raise Fenced(actor_id)
         return self._logs[actor_id]
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
-        return super().append(actor_id, epoch, len(self._owned(actor_id, epoch).bodies) + 1, bodies)
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        return super().append(actor_id, epoch, len(self._owned(actor_id, epoch).bodies) + 1, bodies, **more)
 
 
 class LetsAnOldEpochOvertake(MemoryJournal):
@@ -85,15 +85,15 @@ class NeverReleases(MemoryJournal):
 class Reorders(MemoryJournal):
     """Writes a batch from its end."""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
-        return super().append(actor_id, epoch, first, bodies[::-1])
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        return super().append(actor_id, epoch, first, bodies[::-1], **more)
 
 
 class TearsBatches(MemoryJournal):
     """Writes the records of a batch one after the other, with a look around in between."""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
-        super().append(actor_id, epoch, first, bodies[:1])
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        super().append(actor_id, epoch, first, bodies[:1], **more)
         return Rest(self, actor_id, bodies[1:])
 
 
@@ -119,25 +119,25 @@ class CountsTwice(MemoryJournal):
 class RedactsNothing(MemoryJournal):
     """Forgets to replace what is to be replaced."""
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
-        await super().redact(actor_id, epoch, {}, first, bodies)
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
+        await super().redact(actor_id, epoch, {}, first, bodies, **more)
 
 
 class KeepsTheSnapshot(MemoryJournal):
     """Redacts the records and leaves the text in the snapshot."""
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
         snapshot = self._logs[actor_id].snapshot
-        await super().redact(actor_id, epoch, replaced, first, bodies)
+        await super().redact(actor_id, epoch, replaced, first, bodies, **more)
         self._logs[actor_id].snapshot = snapshot
 
 
 class LeavesTextBehind(MemoryJournal):
     """Shows nothing of what was redacted, and has it still."""
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
         vars(self._logs).setdefault("left", []).extend(self._logs[actor_id].bodies[number - 1] for number in replaced)
-        await super().redact(actor_id, epoch, replaced, first, bodies)
+        await super().redact(actor_id, epoch, replaced, first, bodies, **more)
 
 
 class PagesByPlace(MemoryJournal):
@@ -156,16 +156,16 @@ class PagesByPlace(MemoryJournal):
 class ForgetsBytes(MemoryJournal):
     """Keeps bytes as text."""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
-        return super().append(actor_id, epoch, first, [body.decode("latin1") if isinstance(body, bytes) else body for body in bodies])
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        return super().append(actor_id, epoch, first, [body.decode("latin1") if isinstance(body, bytes) else body for body in bodies], **more)
 
 
 class GoesOnWhenFull(MemoryJournal):
     """Throws away what it has no room for, and says nothing."""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Commit | None:
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
         try:
-            commit = super().append(actor_id, epoch, first, bodies)
+            commit = super().append(actor_id, epoch, first, bodies, **more)
         except JournalUnavailable:
             return None
         return commit if commit is None or self._logs[actor_id].broken is False else None
@@ -184,6 +184,176 @@ class OverreadsLimits(MemoryJournal):
 
     async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
         return await super().read(actor_id, after, None if limit is None else limit + 1)
+
+
+class ForgetsWork(MemoryJournal):
+    """Takes an actor's work for done when its owner gives it up."""
+
+    async def release(self, actor_id: str, epoch: int) -> None:
+        await super().release(actor_id, epoch)
+        if actor_id in self._logs and self._logs[actor_id].owner is None:
+            self._logs[actor_id].unfinished = False
+
+
+class ForgetsLabels(MemoryJournal):
+    """Knows a label only as long as its owner has the actor."""
+
+    async def claim(self, actor_id: str, kind: str = "", codec: Codec | None = None) -> Claim:
+        claim = await super().claim(actor_id, kind, codec)
+        self._logs[actor_id].labels = None
+        return claim
+
+
+class MovesLabels(MemoryJournal):
+    """Has a label stand for whatever had it last."""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        if more.get("labels") and actor_id in self._logs:
+            self._logs[actor_id].labels = None
+        return super().append(actor_id, epoch, first, bodies, durability, **more)
+
+
+class SharesLabels(MemoryJournal):
+    """Finds a label in whatever log has it."""
+
+    async def labelled(self, actor_id: str, label: str) -> int | None:
+        found = [await super(SharesLabels, self).labelled(known.id, label) for known in await self.actors()]
+        return next((number for number in found if number is not None), None)
+
+
+class KeepsLabels(MemoryJournal):
+    """Keeps the text of a label where the log's text is."""
+
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Commit | None:
+        vars(self._logs).setdefault("labels", []).append(more.get("labels"))
+        return super().append(actor_id, epoch, first, bodies, durability, **more)
+
+
+class CopiesThePast(MemoryJournal):
+    """Gives a fork records of its own, which a redaction does not reach."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        known = await super().fork(source_id, number, new_id, kind)
+        log = self._logs[new_id]
+        for record in log.records(0, number):
+            log.add(record.number, record.epoch, [record.body], False)
+        assert log.kin is not None
+        assert log.kin.past is not None
+        assert log.kin.past.kin is not None
+        log.kin.past.kin.forks.remove(log)
+        log.kin = None
+        return known
+
+
+class ForksOverAnother(MemoryJournal):
+    """Puts a fork in the place of what is there."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        taken = self._logs.get(new_id)
+        if taken is not None and new_id != source_id and await self.read(source_id, number - 1):
+            self._logs.forget(new_id)
+        return await super().fork(source_id, number, new_id, kind)
+
+
+class InheritsLabels(MemoryJournal):
+    """Finds in a fork what was labelled in its source."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        known = await super().fork(source_id, number, new_id, kind)
+        self._logs[new_id].labels = self._logs[source_id].labels
+        return known
+
+
+class InheritsTheSnapshot(MemoryJournal):
+    """Takes the source's snapshot for the fork's."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        known = await super().fork(source_id, number, new_id, kind)
+        self._logs[new_id].snapshot = self._logs[source_id].snapshot
+        return known
+
+
+class DeletesThePast(MemoryJournal):
+    """Deletes an actor's records, whoever shares them."""
+
+    async def delete(self, actor_id: str) -> bool:
+        log = self._logs.get(actor_id)
+        found = await super().delete(actor_id)
+        if log is not None:
+            log.bodies.clear()
+        return found
+
+
+class LeavesThePast(MemoryJournal):
+    """Keeps all records of an actor that was deleted when forks share one of them."""
+
+    async def delete(self, actor_id: str) -> bool:
+        log = self._logs.get(actor_id)
+        bodies = [] if log is None else list(log.bodies)
+        found = await super().delete(actor_id)
+        if log in self._logs.left:
+            log.bodies[:] = bodies
+        return found
+
+
+class RedactsElsewhere(MemoryJournal):
+    """Changes what another living owner has, too."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
+        owners = {log: log.owner for log in self._logs.values()}
+        if epoch == self._logs[actor_id].epoch and owners[self._logs[actor_id]] is self:
+            for log in owners:
+                log.owner = self
+        try:
+            await super().redact(actor_id, epoch, replaced, first, bodies, **more)
+        finally:
+            for log, holder in owners.items():
+                log.owner = holder
+
+
+class KeepsRelativesSnapshots(MemoryJournal):
+    """Redacts a shared record, and leaves its text in the snapshots of the others."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
+        snapshots = {other: log.snapshot for other, log in self._logs.items() if other != actor_id}
+        await super().redact(actor_id, epoch, replaced, first, bodies, **more)
+        for other, snapshot in snapshots.items():
+            self._logs[other].snapshot = snapshot
+
+
+class ForksInParts(MemoryJournal):
+    """Makes a fork shorter than it is to be, and then long enough."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        known = await super().fork(source_id, number, new_id, kind)
+        kin = self._logs[new_id].kin
+        assert kin is not None
+        kin.begins -= 1
+        await anyio.lowlevel.checkpoint()
+        kin.begins += 1
+        return known
+
+
+class HidesRelatives(MemoryJournal):
+    """Knows of those forked from an actor, not of those it was forked from."""
+
+    async def relatives(self, actor_id: str) -> Sequence[str]:
+        log = self._logs.get(actor_id)
+        return [] if log is None or log.past is not None else await super().relatives(actor_id)
+
+
+class OffersWorkInHand(MemoryJournal):
+    """Lists what another living owner is at."""
+
+    async def unfinished(self, after: str = "", limit: int = 1000) -> Sequence[KnownActor]:
+        return self._page(after, limit, lambda log: log.unfinished)
+
+
+class RedactsWork(MemoryJournal):
+    """Forgets the work that a redaction leaves under way."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
+        await super().redact(actor_id, epoch, replaced, first, bodies)
 
 
 BROKEN: list[tuple[type[MemoryJournal], str]] = [
@@ -205,6 +375,25 @@ BROKEN: list[tuple[type[MemoryJournal], str]] = [
     (GoesOnWhenFull, "full"),
     (ForgetfulSnapshots, "life"),
     (OverreadsLimits, "life"),
+    (ForgetsWork, "life"),
+    (CopiesThePast, "families"),
+    (ForksOverAnother, "families"),
+    (InheritsLabels, "families"),
+    (InheritsTheSnapshot, "families"),
+    (DeletesThePast, "families"),
+    (DeletesThePast, "past_gone"),
+    (LeavesThePast, "past_gone"),
+    (RedactsElsewhere, "families"),
+    (KeepsRelativesSnapshots, "families"),
+    (KeepsRelativesSnapshots, "past_gone"),
+    (ForksInParts, "kill"),
+    (HidesRelatives, "families"),
+    (ForgetsLabels, "life"),
+    (MovesLabels, "life"),
+    (SharesLabels, "life"),
+    (KeepsLabels, "gone"),
+    (OffersWorkInHand, "life"),
+    (RedactsWork, "life"),
 ]
 
 

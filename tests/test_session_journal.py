@@ -40,9 +40,9 @@ class WatchedJournal(MemoryJournal):
         self._delay = lag
         self.durable: list[tuple[float, Any]] = []
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Any:
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Any:
         before = self.statistics().records
-        commit = super().append(actor_id, epoch, first, bodies)
+        commit = super().append(actor_id, epoch, first, bodies, **more)
         if self.statistics().records > before:
             self.durable.extend((trio.current_time() + self._delay, body) for body in bodies)
         return commit
@@ -318,10 +318,10 @@ class Odd(MemoryJournal):
         super().__init__()
         self.where = ""
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None) -> Any:
+    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Any:
         if self.where == "append":
             raise KeyError("bug")
-        super().append(actor_id, epoch, first, bodies)
+        super().append(actor_id, epoch, first, bodies, **more)
         return self if self.where == "wait" else None
 
     async def wait(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
-from journal_harnesses import SQLiteHarness
+from journal_harnesses import MemoryHarness, SQLiteHarness
 from ropewalk import (
     Agent,
     AgentSpec,
@@ -193,6 +193,41 @@ async def test_whoever_waits_may_leave_and_the_write_is_made(tmp_path: Path) -> 
 
 
 @pytest.mark.anyio
+async def test_who_rests_is_looked_at_once_when_unfinished_work_is_looked_for_and_never_again(tmp_path: Path) -> None:
+    harness = SQLiteHarness()
+    async with anyio.create_task_group() as tasks:
+        lost = harness.journal()
+        await lost.open()
+        tasks.start_soon(lost.keeper().run)
+        for number in range(40):
+            claim = await lost.claim(f"actor-{number:02}")
+            commit = lost.append(f"actor-{number:02}", claim.epoch, 1, ["asked"], unfinished=number % 10 == 0)
+            assert commit is not None
+            await commit.wait()
+            if number % 20 >= 10:
+                await lost.release(f"actor-{number:02}", claim.epoch)
+        harness.kill(lost)
+        tasks.cancel_scope.cancel()
+        lost.keeper().stop()
+    left = ["actor-00", "actor-10", "actor-20", "actor-30"]
+
+    def held() -> int:
+        with contextlib.closing(sqlite3.connect(harness.path)) as connection:
+            counted: int = connection.execute("SELECT count(*) FROM actors INDEXED BY held WHERE owner IS NOT NULL").fetchone()[0]
+            return counted
+
+    assert held() == 22
+    async with opened(harness.journal()) as journal:
+        assert [known.id for known in await journal.unfinished(limit=3)] == left[:3]
+        assert [known.id for known in await journal.unfinished("actor-20")] == left[3:]
+        await journal.claim("a")  # in the transaction after
+    assert held() == len(left)
+    async with opened(harness.journal()) as journal:
+        assert [known.id for known in await journal.unfinished()] == left
+    harness.dispose()
+
+
+@pytest.mark.anyio
 async def test_without_a_keeper_it_says_so(tmp_path: Path) -> None:
     journal = SQLiteJournal(tmp_path / "sessions.db")
     await journal.open()
@@ -217,6 +252,12 @@ def newer(path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA + 1}")
 
 
+def early(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute("PRAGMA user_version = 1")
+
+
 def corrupt(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -239,10 +280,11 @@ def locked(path: Path) -> Callable[[], None]:
         (lambda path: path.write_text("Dear diary, this is no database at all. " * 40), JournalUnavailable, "is no SQLite database"),
         (foreign, JournalUnavailable, "another program's"),
         (newer, JournalUnavailable, f"version {SCHEMA + 1}, and this Ropewalk reads up to version {SCHEMA}"),
+        (early, JournalUnavailable, "version 1, from before the first release"),
         (corrupt, JournalDamaged, "is damaged"),
         (locked, JournalUnavailable, "is locked by another program"),
     ],
-    ids=["folder", "no database", "foreign", "newer", "corrupt", "locked"],
+    ids=["folder", "no database", "foreign", "newer", "early", "corrupt", "locked"],
 )
 async def test_what_is_no_journal_is_refused_in_words(spoil: Callable[[Path], Any], error: type[Exception], text: str, tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
@@ -471,6 +513,53 @@ async def test_a_check_names_what_is_spoilt() -> None:
         await written(journal, "a", await journal.claim("a"), {"batch": 1}, {"batch": 2})
         harness.damage("a", 2, "flip")
         assert await journal.check() == ["record 2 of 'a' is not what was written"]
+    harness.dispose()
+
+
+@pytest.mark.anyio
+async def test_what_forks_share_is_checked_when_its_actor_is_gone() -> None:
+    harness = SQLiteHarness()
+    async with opened(harness.journal()) as journal:
+        await written(journal, "a", await journal.claim("a"), *[{"said": "x" * 99}] * 5)
+        await journal.fork("a", 3, "b")
+        await journal.fork("b", 2, "c")
+        harness.damage("a", 3, "flip")
+        assert await journal.delete("a")
+        assert await journal.check() == ["record 3 of the past that forks of log 1 share is not what was written"]
+        with pytest.raises(JournalDamaged, match="record 3 of 'b' is not what was written"):
+            await journal.read("b")
+        assert await journal.relatives("c") == ["b"]
+        assert await journal.delete("b")
+        assert await journal.check() == []
+        assert (journal.statistics().actors, journal.statistics().records) == (1, 2)
+        await journal.compact()
+        assert [record.number for record in await journal.read("c")] == [1, 2]
+        assert await journal.check() == []
+    harness.dispose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("make", [SQLiteHarness, MemoryHarness])
+async def test_a_log_may_have_any_number_of_ancestors(make: Any) -> None:
+    harness = make()
+    journal = harness.journal()
+    async with opened(journal) if isinstance(journal, SQLiteJournal) else contextlib.nullcontext():
+        last = await journal.claim("actor-0")
+        journal.append("actor-0", last.epoch, 1, [0])
+        for number in range(1, 1200):
+            await journal.fork(f"actor-{number - 1}", number, f"actor-{number}")
+            claim = await journal.claim(f"actor-{number}")
+            assert claim.last == number
+            journal.append(f"actor-{number}", claim.epoch, number + 1, [number])
+        await journal.fork("actor-1199", 1200, "youngest")
+        assert [record.body for record in await journal.read("youngest")] == list(range(1200))
+        assert len(await journal.relatives("actor-600")) == 1200
+        for number in range(1200):
+            assert await journal.delete(f"actor-{number}")
+        assert [record.body for record in await journal.read("youngest", 1190)] == list(range(1190, 1200))
+        assert (journal.statistics().actors, journal.statistics().records) == (1, 1200)
+        assert await journal.delete("youngest")
+        assert (journal.statistics().actors, journal.statistics().records) == (0, 0)
     harness.dispose()
 
 

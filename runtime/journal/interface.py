@@ -83,7 +83,7 @@ class KnownActor:
 
 @attrs.frozen
 class JournalStatistics:
-    """What a journal holds and has done: actors known, records kept, appends and snapshots written, writes refused.
+    """What a journal holds and has done: actors known, records kept (shared ones once), appends and snapshots written, writes refused.
 
     `commits` are the transactions it took, `largest_group` the most writes that shared one, `fsyncs` the transactions that waited for
     the disk, `bytes_on_disk` what all its files take; 0 where there are none.
@@ -152,12 +152,25 @@ class Journal(Protocol):
         """Own the actor no more, so that another owner can claim it at once. Does nothing for an epoch that is not the newest."""
         ...
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None) -> Commit | None:
+    def append(
+        self,
+        actor_id: str,
+        epoch: int,
+        first: int,
+        bodies: Sequence[Any],
+        durability: Durability | None = None,
+        *,
+        unfinished: bool = False,
+        labels: Mapping[str, int] | None = None,
+    ) -> Commit | None:
         """Add records numbered from `first`, all or none. None means durable already, else wait for the commit.
 
         :param durability: what the commit waits for; None is the journal's own.
+        :param unfinished: whether the actor has work under way after these records, which somebody must go on with if this owner cannot; see `unfinished`.
+        :param labels: names by which records of these are found again, each with the record's number; see `labelled`. They are kept or not together with
+            the records. A label that the log has already stays with its first record: who must not write twice asks first.
 
-        Raises `Fenced` for an epoch that is not the newest, `JournalUnavailable` when nothing could be written.
+        Raises `Fenced` for an epoch that is not the newest, `JournalUnavailable` when nothing could be written, `InvalidOption` for a label of another record.
         """
         ...
 
@@ -167,6 +180,13 @@ class Journal(Protocol):
         :param codec: how bytes become bodies; None is the one of this owner's claim, or else plain JSON values.
 
         Raises `JournalDamaged` for a record that is not what was written, `UnknownRecord` for one that the codec does not know.
+        """
+        ...
+
+    async def labelled(self, actor_id: str, label: str) -> int | None:
+        """The number of the committed record that was appended to this actor's log under a label, None when none was.
+
+        Of a label nothing is kept but a digest. It goes with its log; redacting the record leaves it, so that nothing is accepted anew under it.
         """
         ...
 
@@ -188,17 +208,45 @@ class Journal(Protocol):
         """
         ...
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+    async def unfinished(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
+        """The next actors whose newest records were appended as `unfinished`, and that no other living owner has; paged as `actors` is.
+
+        So these are what owners that are dead left in the middle of something, what was released so, and what this owner has under way itself.
+        Costs nothing for actors that were released with their work done.
+        """
+        ...
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], *, unfinished: bool = False) -> None:
         """Replace the bodies of records under their numbers and add records, all in one; every snapshot of the actor goes with it.
 
-        When this returns, it is durable, and the old bodies are in none of the journal's files. Raises as `append` does, and `InvalidOption` for a
-        number there is no record of.
+        A record that others share is replaced for all of them, and every snapshot of theirs goes too. What is replaced says nothing of unfinished
+        work, what is added does, as in `append`.
+
+        When this returns, it is durable, and the old bodies are in none of the journal's files. Raises as `append` does, `InvalidOption` for a
+        number there is no record of, and `SessionElsewhere` when another living owner has somebody who shares a record: nothing has changed then, and
+        unless more was appended meanwhile this claim goes on.
         """
+        ...
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        """Begin a log of another id that has the committed records of `source_id` up to `number`, without copying any, and goes on at the next number.
+
+        :param kind: the name of the new actor's kind; empty is the source's.
+
+        Needs no claim of either; both are written on apart. Labels and snapshots stay with the source. When this returns, it is durable.
+        Raises `UnknownSession` where there is no such source, `InvalidOption` where it has no such record, `SessionExists` where the new id has
+        records or is claimed by this owner, `SessionElsewhere` where another living owner has it.
+        """
+        ...
+
+    async def relatives(self, actor_id: str) -> Sequence[str]:
+        """The ids of all others whose logs share records with this actor's, because one was forked from the other or both from a third, in order."""
         ...
 
     async def delete(self, actor_id: str) -> bool:
         """Forget an actor and its log, whoever of this owner holds a claim; its writers are fenced. Whether there was one.
 
+        Records that others share stay with them, and go with the last of those.
         When this returns, it is durable, and what the log said is in none of the journal's files. Raises `SessionElsewhere`.
         """
         ...

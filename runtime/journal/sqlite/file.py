@@ -23,8 +23,12 @@ CREATE TABLE owners (owner INTEGER PRIMARY KEY AUTOINCREMENT, process INTEGER NO
 CREATE TABLE actors (
     actor INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, epoch INTEGER NOT NULL, owner INTEGER
 );
+CREATE INDEX held ON actors (id) WHERE owner IS NOT NULL;
 CREATE TABLE blobs (place INTEGER PRIMARY KEY, blob BLOB NOT NULL);
 CREATE TABLE logs (actor INTEGER NOT NULL, number INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (actor, number)) WITHOUT ROWID;
+CREATE TABLE labels (actor INTEGER NOT NULL, digest BLOB NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (actor, digest)) WITHOUT ROWID;
+CREATE TABLE forks (actor INTEGER PRIMARY KEY, source INTEGER NOT NULL, number INTEGER NOT NULL);
+CREATE INDEX forked ON forks (source, number);
 CREATE TABLE slots (size INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (size, place)) WITHOUT ROWID;
 CREATE TABLE totals (one INTEGER PRIMARY KEY CHECK (one = 1), actors INTEGER NOT NULL, records INTEGER NOT NULL, epoch INTEGER NOT NULL);
 INSERT INTO totals VALUES (1, 0, 0, 0)
@@ -32,13 +36,19 @@ INSERT INTO totals VALUES (1, 0, 0, 0)
 # `blobs` holds what was said, in the order it was written, and `logs` says where each actor's records are, its snapshot as
 # number 0. So a group that writes for a thousand actors fills a few pages at the end, where records lying beside others of
 # their actor would change a page each; and no text is ever moved (see `rows`). `slots` are the places that a snapshot
-# has left. `totals.epoch` is the highest epoch of any deleted actor: an id that comes back is written under higher ones.
+# has left. `actors.owner` is null for who was released with their work done, and 0, which no owner is, for who was released in the
+# middle of it: so `held` lists all that may have unfinished work, however many others there are. `labels` has digests of them. `forks` says of a log
+# which records of another one it goes on from (see `family`). `totals.epoch` is the highest epoch
+# of any deleted actor: an id that comes back is written under higher ones.
+
+_FIRST = 4
+"""The version that an empty file, whose version is 0, is brought to at first. Those before it were never released."""
 
 _MIGRATIONS: tuple[str, ...] = (_TABLES,)
-"""What brings a file from each version to the next, from the empty file of version 0 on. A released step is never changed."""
+"""What brings an empty file to version `_FIRST`, and a file from each version to the next. A released step is never changed."""
 
-SCHEMA = len(_MIGRATIONS)
-"""The version of the tables that is written; newer ones are refused."""
+SCHEMA = _FIRST + len(_MIGRATIONS) - 1
+"""The version of the tables and of the blobs that is written; newer ones are refused."""
 
 CACHE_KIB = 16 * 1024
 WAL_BYTES = 16 * 1024 * 1024
@@ -72,7 +82,7 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for step in _MIGRATIONS[_version(connection, path) :]:  # asked again: another process may have been first
+        for step in _MIGRATIONS[max(0, _version(connection, path) - _FIRST + 1) :]:  # asked again: another process may have been first
             for statement in step.split(";\n"):
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -93,6 +103,10 @@ def _version(connection: sqlite3.Connection, path: str) -> int:
     if version > SCHEMA:
         raise JournalUnavailable(
             f"{path} has the form of version {version}, and this Ropewalk reads up to version {SCHEMA}; a newer Ropewalk wrote it, so use that one"
+        )
+    if 0 < version < _FIRST:
+        raise JournalUnavailable(
+            f"{path} has the form of version {version}, from before the first release, and this Ropewalk reads versions {_FIRST} to {SCHEMA}; begin a new file"
         )
     return version
 

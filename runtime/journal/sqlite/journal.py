@@ -20,11 +20,13 @@ from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable
 from ropewalk.runtime.journal.codec import PLAIN, Codec
 from ropewalk.runtime.journal.grouping import GroupKeeper, Operation
 from ropewalk.runtime.journal.interface import DURABILITIES, PAGE, Claim, Commit, Durability, JournalStatistics, KnownActor, Record, Snapshot
-from ropewalk.runtime.journal.sqlite import reading
+from ropewalk.runtime.journal.labels import digest_of, digests_of
+from ropewalk.runtime.journal.sqlite import family, reading
 from ropewalk.runtime.journal.sqlite.file import Connect
 from ropewalk.runtime.journal.sqlite.rows import packed
 from ropewalk.runtime.journal.sqlite.store import Store
-from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Pen, Redacting, Releasing, SnapshotSaving
+from ropewalk.runtime.journal.sqlite.transaction import Pen
+from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Forking, Redacting, Releasing, Resting, SnapshotSaving
 
 __all__ = ["SQLiteJournal"]
 
@@ -103,11 +105,15 @@ class SQLiteJournal:
     def _forget_keeper(self, ended: GroupKeeper) -> None:
         self._keepers.pop(ended, None)
 
-    def _keeper_here(self) -> GroupKeeper:
+    def _keepers_here(self) -> list[GroupKeeper]:
+        """The keepers of this event loop, the newest first."""
         here = anyio.lowlevel.current_token()
-        for keeper, loop in reversed(list(self._keepers.items())):
-            if loop == here and not keeper.is_stopping:
-                return keeper
+        return [keeper for keeper, loop in reversed(list(self._keepers.items())) if loop == here and not keeper.is_stopping]
+
+    def _keeper_here(self) -> GroupKeeper:
+        keepers = self._keepers_here()
+        if keepers:
+            return keepers[0]
         raise JournalUnavailable(f"nothing writes to {self.path} here: open it through a Runtime, or run its keeper() in a task")
 
     # Owning.
@@ -137,25 +143,36 @@ class SQLiteJournal:
 
     # Writing.
 
-    def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Durability | None = None) -> Commit | None:
+    def append(
+        self,
+        actor_id: str,
+        epoch: int,
+        first: int,
+        bodies: Sequence[Any],
+        durability: Durability | None = None,
+        *,
+        unfinished: bool = False,
+        labels: Mapping[str, int] | None = None,
+    ) -> Commit | None:
         """Add records; see `Journal.append`."""
         pen = self._writable(actor_id, epoch, first)
         level = self._durability if durability is None else _checked(durability)
+        digests = digests_of(labels, first, len(bodies))
         if not bodies:
             return None
-        appending = Appending(pen, first, self._blobs(pen, first, bodies), level == "disk")
+        appending = Appending(pen, first, self._blobs(pen, first, bodies, unfinished), digests, level == "disk")
         pen.keeper.add(appending)
         pen.last += len(bodies)
         return None if level == "memory" else appending
 
-    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any]) -> None:
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], *, unfinished: bool = False) -> None:
         """Replace bodies and add records; see `Journal.redact`."""
         pen = self._writable(actor_id, epoch, first)
         for number in replaced:
             if type(number) is not int or not 0 < number <= pen.last:
                 raise InvalidOption(f"{actor_id!r} has no record {number!r} to redact; its last one is {pen.last}")
         encoded = [(number, pen.codec.encode(body)) for number, body in replaced.items()]
-        redacting = Redacting(pen, encoded, first, self._blobs(pen, first, bodies))
+        redacting = Redacting(pen, encoded, first, self._blobs(pen, first, bodies, unfinished))
         pen.keeper.add(redacting)
         pen.last += len(bodies)
         await redacting.wait()
@@ -163,7 +180,7 @@ class SQLiteJournal:
     async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
         """Keep a snapshot; see `Journal.save_snapshot`."""
         pen = self._owned(actor_id, epoch)
-        blob = packed(actor_id, snapshot.number, epoch, self._clock.time(), pen.codec.encode(snapshot.body))
+        blob = packed(pen.key, snapshot.number, epoch, self._clock.time(), False, pen.codec.encode(snapshot.body))
         await self._done(SnapshotSaving(pen, blob), pen.keeper)
 
     async def delete(self, actor_id: str) -> bool:
@@ -171,6 +188,16 @@ class SQLiteJournal:
         deleting = Deleting(actor_id, self._forget)
         await self._done(deleting, self._keeper_here())
         return deleting.found
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        """Begin a log that goes on from another one's records; see `Journal.fork`."""
+        forking = Forking(source_id, number, new_id, kind)
+        await self._done(forking, self._keeper_here())
+        return cast(KnownActor, forking.known)
+
+    async def relatives(self, actor_id: str) -> Sequence[str]:
+        """Who else has some of these records; see `Journal.relatives`."""
+        return await self._read(family.relatives, actor_id)
 
     def _forget(self, actor_id: str) -> None:
         self._pens.pop(actor_id, None)
@@ -190,9 +217,9 @@ class SQLiteJournal:
             raise Fenced(f"record {first} of {actor_id!r} does not follow the last one, {pen.last}")
         return pen
 
-    def _blobs(self, pen: Pen, first: int, bodies: Sequence[Any]) -> list[bytes]:
-        at, encode = self._clock.time(), pen.codec.encode
-        return [packed(pen.actor_id, number, pen.epoch, at, encode(body)) for number, body in enumerate(bodies, first)]
+    def _blobs(self, pen: Pen, first: int, bodies: Sequence[Any], unfinished: bool) -> list[bytes]:
+        at, encode, last = self._clock.time(), pen.codec.encode, first + len(bodies) - 1
+        return [packed(pen.key, number, pen.epoch, at, unfinished and number == last, encode(body)) for number, body in enumerate(bodies, first)]
 
     async def _done(self, operation: Operation, keeper: GroupKeeper) -> None:
         keeper.add(operation)
@@ -203,6 +230,10 @@ class SQLiteJournal:
     async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
         """The committed records; see `Journal.read`."""
         return await self._read(reading.records, actor_id, after, limit, self._codec(actor_id, codec))
+
+    async def labelled(self, actor_id: str, label: str) -> int | None:
+        """The number of the record under a label; see `Journal.labelled`."""
+        return await self._read(reading.labelled, actor_id, digest_of(label))
 
     async def snapshot(self, actor_id: str, *, codec: Codec | None = None) -> Snapshot | None:
         """The newest snapshot; see `Journal.snapshot`."""
@@ -215,6 +246,13 @@ class SQLiteJournal:
     async def actors(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
         """The next actors by id; see `Journal.actors`."""
         return await self._read(reading.known_actors, after, limit)
+
+    async def unfinished(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
+        """The next actors that have work nobody else is at; see `Journal.unfinished`."""
+        page = await self._read(self._store.unfinished, after, limit)
+        if page.resting and (keepers := self._keepers_here()):
+            keepers[0].add(Resting(page.resting))  # looked at once, and not again by anybody
+        return page.unfinished
 
     async def check(self) -> Sequence[str]:
         """What is wrong with the file, in words, by SQLite's own check and by the checksum of every record; empty when all is well."""

@@ -15,7 +15,9 @@ from ropewalk.runtime.journal.grouping import Group, Operation
 from ropewalk.runtime.journal.interface import JournalStatistics
 from ropewalk.runtime.journal.owners import OwnerLock, is_alive, remove_lock
 from ropewalk.runtime.journal.sqlite.file import Connect, connect, explained, file_sizes, prepare
-from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Redacting, Transaction, forget_if_empty
+from ropewalk.runtime.journal.sqlite.reading import Held, held_actors
+from ropewalk.runtime.journal.sqlite.transaction import Transaction, forget_if_empty
+from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Redacting
 from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:
@@ -205,6 +207,9 @@ class Store:
         )
 
     def _transaction(self, connection: sqlite3.Connection) -> Transaction:
+        return Transaction(connection, self._owner, self._living(connection))
+
+    def _living(self, connection: sqlite3.Connection) -> Callable[[int], bool]:
         known: dict[int, bool] = {}
 
         def is_living(owner: int) -> bool:
@@ -213,7 +218,7 @@ class Store:
                 known[owner] = listed is not None and is_alive(self.path, owner)
             return known[owner]
 
-        return Transaction(connection, self._owner, is_living)
+        return is_living
 
     def _overwrite(self, connection: sqlite3.Connection, done: list[Operation]) -> None:
         """Have the old pages, which the write-ahead log still holds, overwritten in the file and the log emptied."""
@@ -272,6 +277,10 @@ class Store:
         else:
             connection.close()
         return found
+
+    def unfinished(self, connection: sqlite3.Connection, after: str, limit: int) -> Held:
+        """For `read`: what `reading.held_actors` finds for this owner."""
+        return held_actors(connection, after, limit, self._owner, self._living(connection))
 
     # Counting.
 
