@@ -22,9 +22,11 @@ from ropewalk import (
     ModelError,
     Runtime,
     Session,
+    SessionExists,
     SlidingWindowConversationManager,
     StepRestarted,
     TextDelta,
+    TranscriptEntry,
     TurnFailed,
 )
 from ropewalk.actors.messages import Block, Message
@@ -256,6 +258,61 @@ async def test_a_pin_goes_along_when_the_next_prompt_joins_the_message() -> None
         assert [entry.id async for entry in session.transcript() if entry.pinned] == ["e1", "e2"]
 
 
+# --- forking --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_fork_has_the_past_and_goes_on_apart(place: str | None) -> None:
+    async with session_of(lambda messages: f"answer {len(messages)}", place) as session:
+        for prompt in ("one", "two"):
+            await session.ask(prompt)
+        await session.pin("e1")
+        fork = await session.fork("you")
+        early = await session.fork("early", at="e2")
+        assert (fork.id, fork.spec) == ("you", session.spec)
+        assert await fork.messages() == await session.messages()
+        assert [entry.pinned async for entry in fork.transcript()] == [True, False, False, False]
+        assert await early.messages() == [told("one"), said("answer 1")]
+        await fork.ask("three, here only")
+        await session.ask("three")
+        assert [entry.id async for entry in fork.transcript()] == [entry.id async for entry in session.transcript()]
+        assert (await session.messages())[4] == told("three")
+        await session.runtime.delete("me")
+        assert [entry.message async for entry in early.transcript()] == [told("one"), said("answer 1")]
+        assert str(await early.ask("still?")) == "answer 3"
+        with pytest.raises(SessionExists):
+            await early.fork("you")
+        await assert_sound(fork)
+        await assert_sound(early)
+
+
+@pytest.mark.anyio
+async def test_a_fork_during_a_turn_is_of_what_is_settled(place: str | None) -> None:
+    async with session_of(["first", Reply(text="never", delay=600), "go on"], place) as session:
+        await session.ask("one")
+        turn = await session.submit("two")
+        fork = await session.fork("you")
+        assert await fork.messages() == [told("one"), said("first")]
+        assert fork.statistics().turns == 1
+        await turn.cancel()
+        assert str(await fork.ask("hi")) == "go on"
+
+
+@pytest.mark.anyio
+async def test_a_fork_is_of_a_place_where_a_turn_ended() -> None:
+    async with session_of([Reply(tool_uses=[ToolUse("echo", {"text": "a"})]), "done", "two"]) as session:
+        empty = await session.fork("empty")
+        assert await empty.messages() == []
+        await session.ask("call")
+        await session.ask("next")
+        for entry_id in ("e1", "e2", "e3"):
+            with pytest.raises(InvalidOption, match=f"no turn ended with entry '{entry_id}'.*; e4 would do"):
+                await session.fork("you", at=entry_id)
+        with pytest.raises(InvalidOption, match="has no entry 'e9'; its entries are e1 to e6"):
+            await session.fork("you", at="e9")
+        assert await session.runtime.journal.find("you") is None
+
+
 # --- laws -----------------------------------------------------------------------------------------------------------
 
 
@@ -293,7 +350,7 @@ def talking(messages: list[Message]) -> Reply | Exception:
 
 STEPS = st.one_of(
     st.tuples(st.just("ask"), st.sampled_from(["say", "tool", "fail", "overflow"])),
-    st.tuples(st.sampled_from(["rewind", "pin", "unpin", "add"]), st.integers(0, 40)),
+    st.tuples(st.sampled_from(["rewind", "pin", "unpin", "add", "fork"]), st.integers(0, 40)),
     st.tuples(st.just("drop"), st.integers(0, 5)),
 )
 
@@ -325,6 +382,8 @@ class Life:
             case "pin" | "unpin":
                 with contextlib.suppress(InvalidOption):
                     await session.pin(name, pinned=what == "pin")
+            case "fork":
+                await self.fork(name, everything)
             case "add":
                 await session.add_messages([told(f"added {self.count}")] if not which % 2 else [told(f"added {self.count}"), said("indeed")])
             case _:
@@ -343,6 +402,19 @@ class Life:
             after = await self.session.messages()
             assert is_valid(after)
             assert at is None or after == [message for _, message in at]
+
+    async def fork(self, name: str, everything: list[TranscriptEntry]) -> None:
+        """Forked where it can be, the other has the past up to there, and is sound; as far as it is settled, it is the same."""
+        whole = await self.session.fork(f"whole-{self.count}")
+        assert [entry async for entry in whole.transcript()] == everything
+        assert await whole.messages() == await self.session.messages()
+        await assert_sound(whole)
+        with contextlib.suppress(InvalidOption):
+            part = await self.session.fork(f"part-{self.count}", at=name)
+            assert (await part.messages())[-1] == next(entry.message for entry in everything if entry.id == name)
+            past = [(entry.id, entry.message) async for entry in part.transcript()]
+            assert past == [(entry.id, entry.message) for entry in everything][: len(past)]
+            await assert_sound(part)
 
     async def check(self) -> None:
         session = self.session

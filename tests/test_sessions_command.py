@@ -114,6 +114,16 @@ def test_out_and_in_again(path: str, tmp_path: Path) -> None:
     assert not Path(tmp_path / "nobody").exists()
 
 
+def test_a_fork(path: str) -> None:
+    assert run("fork", "weather", "rain", "--at", "e4").stdout == "rain goes on from weather.\n"
+    assert run("show", "rain").stdout.endswith("  Take a coat.\n")
+    assert run("fork", "weather", "sun").exit_code == 0
+    assert run("fork", "weather", "sun").exit_code == 2
+    assert run("fork", "weather", "snow", "--at", "e2").stderr == ("Error: no turn ended with entry 'e2', so nothing can be forked there; e4 would do\n")
+    assert run("delete", "weather", "--yes").exit_code == 0
+    assert run("show", "sun").stdout.endswith("e8 assistant\n  three\n")
+
+
 def test_deleting_asks_first(path: str) -> None:
     assert run("delete", "weather", typed="n\n").exit_code == 1
     assert run("delete", "weather", typed="y\n").stdout.endswith("weather is deleted.\n")

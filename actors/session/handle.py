@@ -13,7 +13,7 @@ from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, direct_tool_use, run_direct
-from ropewalk.actors.session.history import TranscriptReader
+from ropewalk.actors.session.history import TranscriptReader, settled_place
 from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
 from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
 from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
@@ -24,6 +24,7 @@ from ropewalk.runtime.channel import Handler, OnError
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.mailbox import MailboxStatistics
 from ropewalk.runtime.outcome import Outcome
+from ropewalk.runtime.runtime import check_session_id
 from ropewalk.runtime.supervision import contain
 
 if TYPE_CHECKING:
@@ -204,6 +205,21 @@ class Session:
         where the conversation was in the middle of a turn; the text says which entry near it would do.
         """
         await self._ask(Rewind(to))
+
+    async def fork(self, session_id: str, at: str | None = None) -> Session:
+        """Another session of the same spec that begins with this one's past and goes on apart; what they share is not copied.
+
+        :param session_id: the id of the new session; `SessionExists` where there is one.
+        :param at: the id of the entry that its past ends with, one that a turn ended with; None is as far as this session is settled.
+
+        May be asked during a turn. Raises `InvalidOption` where no turn ended with that entry; the text says which entry near it would do.
+        """
+        check_session_id(session_id)
+        self.runtime.refuse_if_closed()
+        await self._cell.activate()
+        journal = self._cell.journal
+        await journal.fork(self.id, await settled_place(journal, self.id, at), session_id)
+        return cast(Session, await self.runtime.open(session_id, self.spec, create=False))
 
     async def pin(self, entry_id: str, *, pinned: bool = True) -> None:
         """See to it that no reduction takes an entry out of the view, or changes it; with ``pinned=False`` it may again.

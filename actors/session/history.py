@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
+from ropewalk.actors.messages import calls_tools
 from ropewalk.actors.session.codec import RECORDS
 from ropewalk.actors.session.state import SessionState, entries_in, transcribe
 from ropewalk.actors.validity import is_valid
@@ -17,7 +18,7 @@ from ropewalk.actors.view import Entry, Transcript, TranscriptEntry, entry_numbe
 from ropewalk.runtime.errors import InvalidOption, JournalDamaged, UnknownSession
 from ropewalk.runtime.journal import Journal, Record
 
-__all__ = ["PAGE", "Pages", "TranscriptReader", "entries_at"]
+__all__ = ["PAGE", "Pages", "TranscriptReader", "entries_at", "settled_place"]
 
 PAGE = 256
 """How many records are read at a time."""
@@ -132,6 +133,39 @@ async def entries_at(journal: Journal, session_id: str, entry_id: object) -> lis
     if wanted is None or found is None:
         raise InvalidOption(f"the session {session_id!r} has no entry {entry_id!r:.200}; {_there_are(state)}")
     raise InvalidOption(f"the conversation was not complete right after entry {entry_id!r}: {_why(found, wanted)}{_instead(wanted, would_do)}")
+
+
+async def settled_place(journal: Journal, session_id: str, entry_id: object = None) -> int:
+    """The number of the record after which the view ended in an entry for the first time with no turn open; None: the last such record there is.
+
+    Raises `InvalidOption` when there is no such entry, or no such place.
+    """
+    wanted = entry_number(entry_id)
+    state, place = SessionState(), 0
+    would_do: list[int] = []
+    pages = Pages(journal, session_id)
+    while page := await pages.next():
+        for record in page:
+            state.apply(record.body)
+            last = state.view.numbers[-1] if state.view.messages else 0
+            if state.turn is not None or not _is_settled(state):
+                continue
+            if entry_id is None:
+                place = record.number
+            elif last == wanted:
+                return record.number
+            elif last and wanted is not None and abs(last - wanted) <= NEAR:
+                would_do.append(last)
+    if entry_id is None:
+        return place
+    if wanted is None or wanted >= state.next_entry:
+        raise InvalidOption(f"the session {session_id!r} has no entry {entry_id!r:.200}; {_there_are(state)}")
+    raise InvalidOption(f"no turn ended with entry {entry_id!r}, so nothing can be forked there{_instead(wanted, sorted(would_do))}")
+
+
+def _is_settled(state: SessionState) -> bool:
+    """Whether the view, between two turns, is one that the next can go on from."""
+    return not state.view.messages or not calls_tools(state.view.messages[-1])
 
 
 def _cut(state: SessionState, number: int) -> list[Entry]:

@@ -32,7 +32,7 @@ journal_option = click.option(
 
 @click.group()
 def sessions() -> None:
-    """The sessions in a journal: list them, read them, take them out and in, delete them, check them.
+    """The sessions in a journal: list them, read them, take them out and in, fork them, delete them, check them.
 
     A journal may be looked at while a program works with it.
     """
@@ -100,6 +100,19 @@ def import_(path: str, file: str, session: str | None) -> None:
             with open(file, encoding="utf-8", errors="replace", newline="\n") as opened:
                 lines = opened.readlines()
     click.echo(f"{_run(import_one, path, lines, session)} is in {path}.")
+
+
+@sessions.command()
+@click.argument("session")
+@click.argument("new")
+@click.option("--at", metavar="ENTRY", help="The entry its past ends with, one that a turn ended with.  [default: the last such]")
+@journal_option
+def fork(path: str, session: str, new: str, at: str | None) -> None:
+    """Begin a session NEW with the past of another, which is shared and not copied."""
+    from ropewalk.actors.sessions_command.work import fork_one
+
+    _run(fork_one, path, session, new, at)
+    click.echo(f"{new} goes on from {session}.")
 
 
 @sessions.command()

@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 from ropewalk.actors.messages import Block
 from ropewalk.actors.session.codec import RECORDS
 from ropewalk.actors.session.export import export_session, import_session
-from ropewalk.actors.session.history import PAGE, Pages, TranscriptReader
+from ropewalk.actors.session.history import PAGE, Pages, TranscriptReader, settled_place
 from ropewalk.actors.session.records import Opened
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.sessions_command.rows import HEADINGS, SessionRow, entry_lines, row_line
 from ropewalk.runtime.errors import InvalidOption, JournalDamaged, UnknownRecord, UnknownSession
 from ropewalk.runtime.journal import KnownActor, SQLiteJournal
-from ropewalk.runtime.runtime import Runtime
+from ropewalk.runtime.runtime import Runtime, check_session_id
 
-__all__ = ["Say", "check_all", "delete_one", "export_one", "import_one", "list_all", "show_one"]
+__all__ = ["Say", "check_all", "delete_one", "export_one", "fork_one", "import_one", "list_all", "show_one"]
 
 Say = Callable[[str], None]
 
@@ -89,6 +89,12 @@ async def import_one(path: str, lines: Sequence[str], session_id: str | None) ->
     """A session made of lines; returns its id."""
     async with opened(path) as (_, journal):
         return await import_session(journal, lines, session_id)
+
+
+async def fork_one(path: str, session_id: str, new_id: str, at: str | None) -> None:
+    """A session more, that begins with another one's past."""
+    async with opened(path) as (_, journal):
+        await journal.fork(session_id, await settled_place(journal, session_id, at), check_session_id(new_id))
 
 
 async def delete_one(path: str, session_id: str) -> None:
