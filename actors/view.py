@@ -8,15 +8,16 @@ transcript (everything ever said) is the other fold over the same records.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from operator import is_
+from sys import intern
 from typing import Any
 
 import msgspec
 
 from ropewalk.actors.messages import Message, copy_of
 
-__all__ = ["Edit", "Entry", "Placed", "Transcript", "TranscriptEntry", "View", "difference", "listed", "rearrangement"]
+__all__ = ["Edit", "Entry", "Placed", "Transcript", "TranscriptEntry", "View", "difference", "entry_number", "listed", "rearrangement"]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -30,6 +31,13 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     def id(self) -> str:
         """The entry's stable name."""
         return f"e{self.number}"
+
+
+def entry_number(entry_id: object) -> int | None:
+    """The number in an entry's id, None for what is no id."""
+    if isinstance(entry_id, str) and entry_id[:1] == "e" and entry_id[1:].isascii() and entry_id[1:].isdecimal() and entry_id[1] != "0":
+        return int(entry_id[1:])
+    return None
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
@@ -209,48 +217,53 @@ def rearrangement(entries: Sequence[Entry], wanted: Sequence[Entry], reason: str
 
 
 class TranscriptEntry(msgspec.Struct, frozen=True):
-    """One element of everything ever said: `left_because` says what took it out of the view, None while it is in it."""
+    """One element of everything ever said: `left_because` says what took it out of the view, None while it is in it; `pinned` that no reduction may."""
 
     id: str
     message: Message
     turn_id: str | None
     in_view: bool
     left_because: str | None
+    pinned: bool = False
 
 
 class Transcript:
-    """Everything ever said, in the order it was; the fold that forgets nothing."""
+    """How each entry ever said stands now: what took it out of the view, and whether it is pinned.
+
+    It holds no messages, so it stays small however long a conversation is; they are read again from the records, to be `shown`.
+    """
+
+    __slots__ = ("_left", "_pinned")
 
     def __init__(self) -> None:
-        self._entries: dict[int, Entry] = {}
         self._left: dict[int, str] = {}
-
-    def append(self, entry: Entry) -> None:
-        """A message at the end of the view."""
-        self._entries[entry.number] = entry
-
-    def aside(self, entry: Entry, reason: str) -> None:
-        """Something said that never came into the view."""
-        self._entries[entry.number] = entry
-        self._left[entry.number] = reason
+        self._pinned: set[int] = set()
 
     def leave(self, number: int, reason: str) -> None:
-        """An entry left the view."""
-        self._left[number] = reason
+        """An entry left the view, or never came into it."""
+        self._left[number] = intern(reason)
+
+    def join(self, number: int, to: int) -> None:
+        """An entry left the view because a later one holds what it says; the later one is pinned if it was."""
+        self.leave(number, "joined")
+        if number in self._pinned:
+            self._pinned.add(to)
+
+    def pin(self, number: int, pinned: bool) -> None:
+        """An entry was pinned, or is no more."""
+        (self._pinned.add if pinned else self._pinned.discard)(number)
 
     def apply(self, edit: Edit) -> None:
-        """Mark what left the view, and take in what came."""
+        """Mark what left the view, and what came back."""
         for number in edit.removed:
-            self._left[number] = edit.reason
+            self.leave(number, edit.reason)
         for placed in edit.inserted:
-            self._entries.setdefault(placed.entry.number, placed.entry)
             self._left.pop(placed.entry.number, None)
 
-    def __iter__(self) -> Iterator[TranscriptEntry]:
-        for number in sorted(self._entries):
-            entry = self._entries[number]
-            reason = self._left.get(number)
-            yield TranscriptEntry(entry.id, copy_of(entry.message), entry.turn_id, reason is None, reason)
+    def shown(self, entry: Entry) -> TranscriptEntry:
+        """The entry as the transcript shows it; its message is a copy."""
+        reason = self._left.get(entry.number)
+        return TranscriptEntry(entry.id, copy_of(entry.message), entry.turn_id, reason is None, reason, entry.number in self._pinned)
 
 
 def listed(entries: Iterable[Entry]) -> tuple[dict[str, Any], ...]:

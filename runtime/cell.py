@@ -18,7 +18,18 @@ import anyio
 import anyio.lowlevel
 
 from ropewalk.runtime.backend import ANY_BACKEND, Wakeup
-from ropewalk.runtime.errors import Fenced, JournalUnavailable, MailboxFull, Quarantined, Refused, RuntimeClosed, SessionElsewhere, SessionExists, WouldDeadlock
+from ropewalk.runtime.errors import (
+    Fenced,
+    JournalUnavailable,
+    MailboxFull,
+    Quarantined,
+    Refused,
+    RuntimeClosed,
+    SessionElsewhere,
+    SessionExists,
+    UnknownSession,
+    WouldDeadlock,
+)
 from ropewalk.runtime.event import SessionPassivated
 from ropewalk.runtime.handler import exit_in
 from ropewalk.runtime.log import log
@@ -53,6 +64,10 @@ class Actor(Protocol):
     """One incarnation. Its methods are never run beside each other.
 
     One that has figures its handle shows may have ``summary()``: what is left of it to show while there is no incarnation.
+
+    One that handles what may take long may have ``cancel()``: it ends that soon, as if its asker had left. One that
+    keeps account of what waits for it may have ``turned_away(envelope)``: that message will not be handled. Both are called when the
+    actor is to be deleted.
 
     One whose state runs ahead of what it has published may also have ``untold()``: it gives something to await before it is
     asked again, and None when a `snapshot` tells nothing that readers have not heard.
@@ -185,7 +200,8 @@ class Cell:
     message being handled; `reason` why it is quarantined;
     `kept` whether somebody may hold a handle, so that the cell must stay the one of its id. `unguarded` counts the messages
     of this spell of work that ran code of others in the worker's task outside any `guarded` scope; an actor that knows it
-    did not takes its message off again. `overtaken`: activating for the current message found others to be handled before it. `told`
+    did not takes its message off again. `deleted` says that its log is gone, or about to be: no message is
+    taken any more. `overtaken`: activating for the current message found others to be handled before it. `told`
     is what those wait for who wait until the actor has told more, None while nobody does.
     `passivated` says that the incarnation was let go of and there has been none since: the runtime then knows the cell only
     as long as somebody else does, which is what a handle is for.
@@ -200,6 +216,7 @@ class Cell:
         "actor",
         "busy",
         "current",
+        "deleted",
         "id",
         "journal",
         "kept",
@@ -232,6 +249,7 @@ class Cell:
         self.kept = False
         self.overtaken = False
         self.passivated = False
+        self.deleted = False
         self.unguarded = 0
         self.told: anyio.Event | None = None
         self._ledger: RestartLedger | None = None
@@ -307,7 +325,7 @@ class Cell:
 
         Raises `MailboxFull`, `Quarantined` or `RuntimeClosed`; then the message was not accepted.
         """
-        if self.reason is not None or not self.runtime.is_here:
+        if self.deleted or self.reason is not None or not self.runtime.is_here:
             self.refuse_if_unable()
         if control:
             self.mailbox.put_control(envelope)
@@ -336,11 +354,17 @@ class Cell:
         self._see_to_it()
 
     def refuse_if_unable(self) -> None:
-        """Raise `RuntimeClosed` or `Quarantined` when no message can be taken."""
+        """Raise `RuntimeClosed`, `UnknownSession` or `Quarantined` when no message can be taken."""
         self.runtime.refuse_if_closed()
+        self.refuse_if_deleted()
         if self.reason is not None:
             policy = self.runtime.restart
             raise Quarantined(f"{self.id!r} failed more than {policy.max_restarts} times in {policy.within:g} s and takes no work: {self.reason}")
+
+    def refuse_if_deleted(self) -> None:
+        """Raise `UnknownSession` once the actor is being deleted."""
+        if self.deleted:
+            raise UnknownSession(f"the session {self.id!r} was deleted; Runtime.open begins a new one of that id")
 
     def revive(self) -> None:
         """End a quarantine: the next message is handled by a new incarnation, and earlier failures are forgotten."""
@@ -371,6 +395,7 @@ class Cell:
         Raises `SessionExists` when there is one and a `seed` was given, and whatever `ActorKind.activate` raises.
         """
         while self.actor is None:
+            self.refuse_if_deleted()
             if self._activating is None:
                 return await self._make(create, seed)
             refuse_deadlock(self)
@@ -408,7 +433,7 @@ class Cell:
                         envelope.outcome.settle(outcome)
                 else:
                     envelope.outcome.fail(outcome.error)
-                    if not isinstance(outcome.error, Refused):
+                    if not isinstance(outcome.error, Refused) and not self.deleted:
                         del envelope
                         await self._failed(outcome.error)
                 outcome = envelope = None  # a waiting cell keeps no message alive
@@ -451,6 +476,13 @@ class Cell:
             if self._idle is None:
                 self._idle = anyio.Event()
             await self._idle.wait()
+
+    async def wait_rest(self) -> None:
+        """Return when no message is being handled, and no incarnation made."""
+        while self.busy or self._activating is not None:
+            await self.wait_idle()
+            if self._activating is not None:
+                await self._activating.wait()
 
     def drop_waiting(self, error: Exception) -> None:
         """Give every waiting message, and the one being handled, this error as its outcome."""

@@ -25,6 +25,7 @@ from ropewalk.runtime.backend import ANY_BACKEND, running_backend
 from ropewalk.runtime.cell import PASSIVATE, ActorKind, Cell, Envelope, is_work_of, refuse_deadlock
 from ropewalk.runtime.channel import Channel, ChannelStatistics, Publisher
 from ropewalk.runtime.clock import Clock
+from ropewalk.runtime.deletion import delete
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.handler import Handler, OnError
@@ -340,6 +341,16 @@ class Runtime:
     async def _recovered(self, cell: Cell) -> None:
         if not cell.kept and cell.reason is None:
             await self.passivate(cell.id)
+
+    async def delete(self, session_id: str) -> None:
+        """Forget an actor and all that was said in it: its log is gone from the journal when this returns.
+
+        What it is doing is ended as if it were cancelled; messages that wait, and whoever uses a handle of it from now on, get
+        `UnknownSession`. Its id can be opened anew. Raises `UnknownSession` when there is none, `SessionElsewhere` when
+        another living runtime owns it, `WouldDeadlock` in code of its own.
+        """
+        self.refuse_if_closed()
+        await delete(self, check_session_id(session_id))
 
     def revive(self, session_id: str) -> None:
         """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""

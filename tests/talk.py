@@ -9,8 +9,10 @@ import anyio
 
 from ropewalk import AgentSpec, Event, MemoryJournal, PromptAccepted, PromptSettled, Runtime, Session, ToolContext, TurnEnded, TurnStarted, tool
 from ropewalk.actors.messages import Block, Message
-from ropewalk.actors.session.state import SessionState
+from ropewalk.actors.session.records import Body
+from ropewalk.actors.session.state import SessionState, entries_in, transcribe
 from ropewalk.actors.validity import is_open, is_valid
+from ropewalk.actors.view import Entry, Transcript, TranscriptEntry
 from ropewalk.testing import EventFold, ScriptedModel, VirtualClock
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "results",
     "said",
     "told",
+    "transcribed",
     "transcript",
     "virtual_runtime",
     "wait",
@@ -164,6 +167,17 @@ async def assert_sound(session: Session) -> None:
     assert actor.writer.is_durable
     assert actor.state.view.entries == state.view.entries
     assert (actor.state.next_entry, actor.state.turns, actor.state.cycles, actor.state.usage) == (state.next_entry, state.turns, state.cycles, state.usage)
+
+
+def transcribed(records: Sequence[Body]) -> list[TranscriptEntry]:
+    """Everything ever said, as the records tell it when all of them are at hand."""
+    transcript = Transcript()
+    said: dict[int, Entry] = {}
+    for body in records:
+        transcribe(transcript, body)
+        for entry in entries_in(body):
+            said.setdefault(entry.number, entry)
+    return [transcript.shown(entry) for _, entry in sorted(said.items())]
 
 
 async def transcript(session: Session) -> list[tuple[Message, str | None]]:

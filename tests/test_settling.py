@@ -21,7 +21,7 @@ from ropewalk.actors.session.driver import joined
 from ropewalk.actors.session.prompt import prompt_messages
 from ropewalk.actors.session.records import Begun, Body, Edited, Opened, Said, Settled
 from ropewalk.actors.session.settling import IN_DOUBT, INTERRUPTED, TURN_FAILED, Ending, settle
-from ropewalk.actors.session.state import SessionState, transcribe
+from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.testing.chunks import streamed_answers
 from ropewalk.actors.testing.scripts import tool_results_of, turn_inputs
 from ropewalk.actors.testing.strategies import prompts, valid_conversations
@@ -48,7 +48,8 @@ from ropewalk.actors.turn import (
     step,
 )
 from ropewalk.actors.validity import check, is_open, is_valid
-from ropewalk.actors.view import Entry, Transcript, View, difference
+from ropewalk.actors.view import Entry, View, difference
+from talk import transcribed
 
 HOWS: tuple[How, ...] = ("finished", "stopped", "cancelled", "failed")
 
@@ -290,10 +291,7 @@ class TestEveryTurn:
 
     @given(sessions())
     def test_keeps_everything_in_the_transcript(self, session: Session) -> None:
-        transcript = Transcript()
-        for body in session.records:
-            transcribe(transcript, body)
-        told = list(transcript)
+        told = transcribed(session.records)
 
         numbers = [int(entry.id[1:]) for entry in told]
         assert numbers == list(range(1, session.state.next_entry))
@@ -443,10 +441,7 @@ class TestSettle:
 
         assert settled(session, how) == history
         assert [entry.number for entry in session.state.view.entries] == [1, 2, 3]
-        transcript = Transcript()
-        for body in session.records:
-            transcribe(transcript, body)
-        assert [(entry.in_view, entry.left_because) for entry in transcript] == [(True, None)] * 3 + [(False, how)]
+        assert [(entry.in_view, entry.left_because) for entry in transcribed(session.records)] == [(True, None)] * 3 + [(False, how)]
 
     def test_cancelled_keeps_what_was_streamed(self) -> None:
         partial = assistant("so far", use())

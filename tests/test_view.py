@@ -295,13 +295,12 @@ class Histories(RuleBasedStateMachine):
     def say(self) -> None:
         entry = self.entry()
         self.view.append(entry)
-        self.transcript.append(entry)
         self.shown.append(entry)
 
     @rule()
     def say_aside(self) -> None:
         entry = self.entry()
-        self.transcript.aside(entry, "cancelled")
+        self.transcript.leave(entry.number, "cancelled")
         self.why[entry.number] = "cancelled"
 
     @rule()
@@ -310,7 +309,7 @@ class Histories(RuleBasedStateMachine):
         if self.shown:
             gone = self.shown.pop()
             self.view.apply(Edit("joined", (gone.number,)))
-            self.transcript.leave(gone.number, "joined")
+            self.transcript.join(gone.number, len(self.said) + 1)
             self.why[gone.number] = "joined"
             self.say()
 
@@ -347,9 +346,9 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_transcript_holds_everything_ever_said(self) -> None:
-        told = list(self.transcript)
+        told = [self.transcript.shown(entry) for entry in self.said.values()]
 
-        assert [(entry.id, entry.message) for entry in told] == [(f"e{number}", entry.message) for number, entry in sorted(self.said.items())]
+        assert [(entry.id, entry.message) for entry in told] == [(f"e{number}", entry.message) for number, entry in self.said.items()]
         assert {entry.id for entry in told if entry.in_view} == {entry.id for entry in self.view.entries}
         for entry in told:
             assert entry.left_because == (None if entry.in_view else self.why[int(entry.id[1:])])

@@ -13,7 +13,7 @@ from itertools import pairwise
 from ropewalk.actors.conversation.tokens import Count
 from ropewalk.actors.messages import Message, is_prompt, tool_results, tool_uses
 
-__all__ = ["has_words", "slide", "window", "words_only"]
+__all__ = ["has_words", "slide", "slide_past", "window", "words_only"]
 
 
 def window(messages: Sequence[Message], protected: frozenset[int], target: int, count: Count) -> list[Message]:
@@ -107,6 +107,12 @@ def _first_kept(messages: Sequence[Message], start: int, end: int, room: int) ->
 def _opened(messages: Sequence[Message], first: int) -> list[Message]:
     """The messages from an index on, the first of them without the results of calls that are no more."""
     return [words_only(messages[first]), *messages[first + 1 :]] if first < len(messages) else []
+
+
+def slide_past(messages: Sequence[Message], size: int, pinned: frozenset[int]) -> list[Message]:
+    """As `slide`, where some messages may not leave: they stay in their place with the prompt of their exchange, and do not count."""
+    exempt = {id(messages[index]) for index in pinned}
+    return window(messages, pinned, size, lambda message: 0 if id(message) in exempt else 1)
 
 
 def has_words(message: Message) -> bool:

@@ -7,15 +7,15 @@ costs its own rung and nothing more, so a climb ends, whatever a manager does; o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import eq, is_
 
 import attrs
 
 from ropewalk.actors.conversation.digests import own_words
-from ropewalk.actors.conversation.exchanges import slide
+from ropewalk.actors.conversation.exchanges import slide, slide_past
 from ropewalk.actors.conversation.manager import ConversationManager, NullConversationManager, RunSync, SlidingWindowConversationManager, policy_of, run_custom
-from ropewalk.actors.conversation.rungs import RUNGS
+from ropewalk.actors.conversation.rungs import RUNGS, clip
 from ropewalk.actors.conversation.tokens import Count, remembering
 from ropewalk.actors.messages import Block, Message, tool_results, tool_uses
 from ropewalk.actors.validity import check, is_open, unanswered_among
@@ -36,7 +36,7 @@ class Reduction:
     """A conversation made smaller: by which rung in the end, the messages, and the tokens they took before and take now.
 
     `protected` says where in these messages the protected ones are: a prompt may have been joined by a digest, or have
-    lost the results it had joined, and is then another object.
+    lost the results it had joined, and is then another object. `pinned` says of each pinned one where it is now.
     """
 
     rung: str
@@ -44,6 +44,7 @@ class Reduction:
     tokens_before: int
     tokens_after: int
     protected: frozenset[int] = frozenset()
+    pinned: Mapping[int, int] = attrs.field(factory=dict[int, int])
 
 
 async def climb(
@@ -52,6 +53,7 @@ async def climb(
     manager: ConversationManager,
     ladder: Sequence[str],
     protected: frozenset[int],
+    pinned: frozenset[int] = frozenset(),
     target: int,
     system_prompt: str | None,
     error: Exception | None,
@@ -64,12 +66,13 @@ async def climb(
     """Make a valid or open conversation take at most `target` tokens, or as few as manager and ladder bring it to.
 
     None means that nothing made it smaller, or that it meets the target as it is. `protected` holds the indices of messages
-    that may not leave. `count` is asked about messages of any origin, often about the same, so it should remember (None is a
-    new estimate that does); `tokens` is what the messages come to by it, where the caller knows. `failed` hears, by name, of
-    each rung (the manager's is ``"manager"``) that raised or whose result was refused; a shipped rung that finds nothing to
-    do is no failure. Only cancellation comes out of a climb, and it awaits nothing but a manager of the user's own.
+    that may not leave, and `pinned` those of messages whose every block stays as it is. `count` is asked about messages of any
+    origin, often about the same, so it should remember (None is a new estimate that does); `tokens` is what the messages come
+    to by it, where the caller knows. `failed` hears, by name, of each rung (the manager's is ``"manager"``) that raised or whose
+    result was refused; a shipped rung that finds nothing to do is no failure. Only cancellation comes out of a climb, and it
+    awaits nothing but a manager of the user's own.
     """
-    path = _Path(list(messages), protected, target, count or remembering(), tokens, failed)
+    path = _Path(list(messages), protected, pinned, target, count or remembering(), tokens, failed)
     if not skip_manager:
         await _ask_manager(path, manager, system_prompt, error, run_sync)
     if not isinstance(manager, NullConversationManager):
@@ -78,10 +81,13 @@ async def climb(
     return path.reduction()
 
 
-async def manage(messages: Sequence[Message], *, manager: ConversationManager, system_prompt: str | None, run_sync: RunSync) -> list[Message] | None:
+async def manage(
+    messages: Sequence[Message], *, manager: ConversationManager, pinned: frozenset[int] = frozenset(), system_prompt: str | None, run_sync: RunSync
+) -> list[Message] | None:
     """What the manager's policy makes of the messages after a turn; None when it leaves them as they are.
 
-    Raises what a manager of the user's own raises, and `InvalidConversation` when what it leaves is not valid.
+    Raises what a manager of the user's own raises, `InvalidConversation` when what it leaves is not valid, and `RungRefused` when a
+    pinned message is not in it.
     """
     match policy_of(manager, "apply"), manager:
         case "custom", _:
@@ -89,9 +95,13 @@ async def manage(messages: Sequence[Message], *, manager: ConversationManager, s
             if _same(managed, messages):
                 return None
             _check_kind(managed, messages)
+            _relocated(messages, frozenset(), pinned, managed)
             return managed
         case "window", SlidingWindowConversationManager(window_size=size) if len(messages) > size:
-            return slide(messages, size)
+            if not pinned:
+                return slide(messages, size)
+            slid = slide_past(messages, size, pinned)
+            return None if _same(slid, messages) else slid
         case _:
             return None
 
@@ -110,15 +120,24 @@ async def _ask_manager(path: _Path, manager: ConversationManager, system_prompt:
 
 
 class _Path:
-    """How far a climb has come: the last accepted messages, which of them are protected, and their tokens."""
+    """How far a climb has come: the last accepted messages, where the protected and pinned ones are among them, and their tokens."""
 
-    __slots__ = ("before", "count", "failed", "messages", "protected", "rung", "target", "tokens")
+    __slots__ = ("_pinned", "_protected", "_there", "before", "count", "failed", "messages", "rung", "target", "tokens")
 
     def __init__(
-        self, messages: list[Message], protected: frozenset[int], target: int, count: Count, tokens: int | None, failed: Callable[[str, Exception], None]
+        self,
+        messages: list[Message],
+        protected: frozenset[int],
+        pinned: frozenset[int],
+        target: int,
+        count: Count,
+        tokens: int | None,
+        failed: Callable[[str, Exception], None],
     ) -> None:
         self.messages = messages
-        self.protected = protected
+        self._protected = protected
+        self._pinned = pinned
+        self._there = {index: index for index in protected | pinned}
         self.target = target
         self.count = count
         self.failed = failed
@@ -143,12 +162,22 @@ class _Path:
             self.failed(name, refused.error)
 
     def reduction(self) -> Reduction | None:
-        return None if self.rung is None else Reduction(self.rung, self.messages, self.before, self.tokens, self.protected)
+        return None if self.rung is None else Reduction(self.rung, self.messages, self.before, self.tokens, self._now(self._protected), self._pins())
 
     def _tried(self, rung: str) -> list[Message]:
         if rung not in RUNGS:
             raise InvalidOption(f"the ladder has no rung {rung!r}; there are {', '.join(RUNGS)}")
-        return RUNGS[rung](self.messages, self.protected, self.target, self.count)
+        pinned = self._now(self._pinned)
+        kept = self._now(self._protected) | pinned
+        if pinned and RUNGS[rung] is clip:  # the one rung that changes what is protected
+            return clip(self.messages, kept, self.target, self.count, pinned)
+        return RUNGS[rung](self.messages, kept, self.target, self.count)
+
+    def _now(self, indices: frozenset[int]) -> frozenset[int]:
+        return frozenset(map(self._there.__getitem__, indices))
+
+    def _pins(self) -> dict[int, int]:
+        return {index: self._there[index] for index in self._pinned}
 
     def _believe(self, name: str, result: list[Message]) -> None:
         _check_kind(result, self.messages)
@@ -156,11 +185,12 @@ class _Path:
             raise RungRefused(f"{name}: no message is left")
         if result[-1]["role"] == "assistant" != self.messages[-1]["role"]:
             raise RungRefused(f"{name}: the messages end with an answer, and ended with something to answer before")
-        protected = _relocated(self.messages, self.protected, result)
+        moved = _relocated(self.messages, self._now(self._protected), self._now(self._pinned), result)
         tokens = sum(map(self.count, result))
         if tokens >= self.tokens:
             raise RungRefused(f"{name}: {tokens} tokens, and {self.tokens} before")
-        self.messages, self.protected, self.tokens, self.rung = result, protected, tokens, name
+        self._there = {index: moved[place] for index, place in self._there.items()}
+        self.messages, self.tokens, self.rung = result, tokens, name
 
 
 def _same(messages: Sequence[Message], others: Sequence[Message]) -> bool:
@@ -176,25 +206,32 @@ def _check_kind(messages: Sequence[Message], before: Sequence[Message]) -> None:
 # --- what is protected -----------------------------------------------------------------------------------------------
 
 
-def _relocated(before: Sequence[Message], protected: frozenset[int], after: Sequence[Message]) -> frozenset[int]:
-    """Where the protected messages are now; raises `RungRefused` when one is gone.
+def _relocated(before: Sequence[Message], protected: frozenset[int], pinned: frozenset[int], after: Sequence[Message]) -> dict[int, int]:
+    """Where the protected and the pinned messages are now; raises `RungRefused` when one is gone.
 
     A message that lost its results, or was joined by a digest, is another object with the same blocks in it. Where a manager
     of the user's own copied those too it is known by what it says: looked for from the end, where the running turn is, and
     each no later than the one before, for an older message may well say the same words or use the same ids.
+    A pinned message has every block it had, the same objects, though others may stand beside them.
     """
     places = dict(zip(map(id, after), range(len(after)), strict=True))
-    found: set[int] = set()
+    found: dict[int, int] = {}
     last = len(after) - 1
-    for index in sorted(protected, reverse=True):
+    for index in sorted(protected | pinned, reverse=True):
         place = places.get(id(before[index]))
         if place is None or place > last:
-            place = next((place for known in (_shares, _carries) for place in range(last, -1, -1) if known(after[place], before[index])), None)
+            ways = (_has_all,) if index in pinned else (_shares, _carries)
+            place = next((place for known in ways for place in range(last, -1, -1) if known(after[place], before[index])), None)
+        if place is None and index in pinned:
+            raise RungRefused(f"message {index} is pinned, and is gone or was changed")
         if place is None:
             raise RungRefused(f"message {index} is gone: it is the running turn's prompt, or belongs to an open call")
-        found.add(place)
-        last = place
-    return frozenset(found)
+        found[index] = last = place
+    return found
+
+
+def _has_all(after: Message, before: Message) -> bool:
+    return after["role"] == before["role"] and _holds(after["content"], before["content"], is_)
 
 
 def _shares(after: Message, before: Message) -> bool:

@@ -3,7 +3,7 @@
 A rung takes a valid or open conversation and gives one back, with unchanged messages as the same objects and nothing
 changed in place. ``protected`` holds the indices of messages that may not leave: the running turn's prompt, and the last
 calls with their results while the model has not seen them. Of a protected message the words stay as they are; results
-may be clipped. A rung stops as soon as the conversation takes ``target`` tokens, and gives its argument's messages back
+may be clipped, unless it is one of the ``pinned`` too. A rung stops as soon as the conversation takes ``target`` tokens, and gives its argument's messages back
 when there is nothing it can do.
 """
 
@@ -32,22 +32,23 @@ _CLIPPED: Final = re.compile(r".{200}\.\.\.\n\n\.\.\. \[truncated: \d+ chars rem
 class Rung(Protocol):
     """A way to make a valid or open conversation smaller; the module says what every rung promises."""
 
-    def __call__(self, messages: Sequence[Message], protected: frozenset[int], target: int, count: Count) -> list[Message]: ...
+    def __call__(self, messages: Sequence[Message], protected: frozenset[int], target: int, count: Count, /) -> list[Message]: ...
 
 
 # --- tool results ----------------------------------------------------------------------------------------------------
 
 
-def clip(messages: Sequence[Message], protected: frozenset[int], target: int, count: Count) -> list[Message]:
+def clip(messages: Sequence[Message], protected: frozenset[int], target: int, count: Count, pinned: frozenset[int] = _NONE) -> list[Message]:
     """Clip long texts and JSON in tool results to their first and last 200 characters and put notes for images and documents.
 
-    Goes by size times age, so that old and large results come first; results of protected messages come last.
+    Goes by size times age, so that old and large results come first; results of protected messages come last, those of
+    pinned ones never.
     """
 
     def rank(found: _Shorter) -> tuple[bool, int]:
         return found.index in protected, -found.saving * (len(messages) - found.index)
 
-    return _with_shorter(messages, sorted(_shorter(messages, _NONE, _clipped_result, count), key=rank), target, count)
+    return _with_shorter(messages, sorted(_shorter(messages, pinned, _clipped_result, count), key=rank), target, count)
 
 
 def drop_bodies(messages: Sequence[Message], protected: frozenset[int], target: int, count: Count) -> list[Message]:

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
+from ropewalk.actors.events import InsertedEntry, MessageAdded, PromptSettled, Snapshot, ViewChanged
 from ropewalk.actors.messages import copy_of
 from ropewalk.actors.result import MetricsLedger
-from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, call_tool, show, tool_limits, wanted_by
+from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, call_tool, change_history, show, tool_limits, wanted_by
 from ropewalk.actors.session.driver import TurnDriver
 from ropewalk.actors.session.prompt import Prompt
+from ropewalk.actors.session.records import Withdrawn
 from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.tools import ToolLimits
 from ropewalk.actors.view import Edit, Entry, listed
 from ropewalk.runtime.cell import Cell, Envelope, messages_around
-from ropewalk.runtime.supervision import Failure, contain
+from ropewalk.runtime.errors import InvalidOption
+from ropewalk.runtime.supervision import Failure, attempt, contain
 
 if TYPE_CHECKING:
     from ropewalk.actors.conversation import ConversationManager
@@ -120,6 +122,13 @@ class SessionActor:
                     return await show(self, wanted, "added" if isinstance(change, AddMessages) else "replaced")
                 envelope.outcome.fail(wanted.error)  # turned down, and the session goes on as it was
                 return None
+            case Rewind() | Pin() as change:
+                changed = await attempt(change_history(self, change))
+                if isinstance(changed, Failure):
+                    if not isinstance(changed.error, InvalidOption):
+                        raise changed.error
+                    envelope.outcome.fail(changed.error)
+                return None
             case other:
                 raise TypeError(f"a session does not know the message {other!r:.200}")
 
@@ -127,6 +136,23 @@ class SessionActor:
         """Have the journal hold, and readers hear of, all there is: the incarnation is about to be let go."""
         await self.writer.commit_whole()
         await self.writer.keep_snapshot()
+
+    def cancel(self) -> None:
+        """End what is being handled; a turn keeps what was streamed, as if it had been cancelled."""
+        current = self.cell.current
+        if isinstance(current, Prompt):
+            current.left = True  # one whose turn has not begun
+        if self.driver is not None:
+            self.driver.cancel()
+        elif current is not None and isinstance(current.body, CallTool):
+            current.body.scope.cancel()
+
+    def turned_away(self, envelope: Envelope) -> None:
+        """A prompt that waited will have no turn; a journal that fails now is noticed by whoever writes next."""
+        if isinstance(envelope, Prompt) and self.state.is_waiting(envelope.prompt_id):
+            self.writer.write(Withdrawn(envelope.prompt_id, "failed"))
+            self.writer.announce_apart(envelope.streams, PromptSettled, envelope.prompt_id, "failed")
+            contain(self.writer.flush)
 
     def untold(self) -> Awaitable[None] | None:
         """What to wait for before a snapshot tells no more than readers have heard. Code of the turn itself must not wait for that."""

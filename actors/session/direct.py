@@ -1,4 +1,4 @@
-"""What a session does for its caller without asking the model: direct tool calls, messages added, the view replaced."""
+"""What a session does for its caller without asking the model: direct tool calls, messages added, the view replaced or wound back, entries pinned."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import attrs
 
 from ropewalk.actors.errors import InvalidConversation, InvalidTool
 from ropewalk.actors.messages import Block, Message, assistant, error_result, user
-from ropewalk.actors.session.records import Added, Edited
+from ropewalk.actors.session.history import entries_at
+from ropewalk.actors.session.records import Added, Edited, Pinned
 from ropewalk.actors.tools import ToolContext, ToolLimits, run_tool
 from ropewalk.actors.validity import INTERRUPTED, copied, door, is_dict
-from ropewalk.actors.view import Entry
+from ropewalk.actors.view import Edit, Entry, entry_number, rearrangement
+from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:
@@ -23,7 +25,20 @@ if TYPE_CHECKING:
     from ropewalk.actors.tools import Tool
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["AddMessages", "CallTool", "SetMessages", "call_tool", "direct_tool_use", "run_direct", "show", "tool_limits", "wanted_by"]
+__all__ = [
+    "AddMessages",
+    "CallTool",
+    "Pin",
+    "Rewind",
+    "SetMessages",
+    "call_tool",
+    "change_history",
+    "direct_tool_use",
+    "run_direct",
+    "show",
+    "tool_limits",
+    "wanted_by",
+]
 
 
 @attrs.frozen
@@ -48,6 +63,21 @@ class SetMessages:
     """Have the view show these messages."""
 
     messages: list[Message]
+
+
+@attrs.frozen
+class Rewind:
+    """Have the view be what it was right after an entry."""
+
+    to: str
+
+
+@attrs.frozen
+class Pin:
+    """See to it that no reduction takes an entry out of the view, or that it may again."""
+
+    entry_id: str
+    pinned: bool
 
 
 def tool_limits(runtime: Runtime) -> ToolLimits:
@@ -123,10 +153,35 @@ def wanted_by(change: AddMessages | SetMessages, there: list[Message]) -> list[M
 
 async def show(actor: SessionActor, wanted: list[Message], reason: str) -> None:
     """Have the view show these messages; those that are the same objects keep their entries."""
-    edit = actor.state.view.edit_to(wanted, reason, actor.state.next_entry)
+    await _carry_out(actor, actor.state.view.edit_to(wanted, reason, actor.state.next_entry))
+
+
+async def _carry_out(actor: SessionActor, edit: Edit) -> None:
     actor.writer.write(Edited(edit))
     actor.announce_edit(edit, None, None)
     await actor.writer.commit_whole()
+
+
+async def change_history(actor: SessionActor, change: Rewind | Pin) -> None:
+    """Wind the view back, or pin an entry. Raises `InvalidOption`, and then nothing has changed."""
+    await (_rewind(actor, change.to) if isinstance(change, Rewind) else _pin(actor, change))
+
+
+async def _rewind(actor: SessionActor, to: str) -> None:
+    await actor.writer.wait_durable()  # what is read below is what is known here
+    wanted = await entries_at(actor.cell.journal, actor.cell.id, to)
+    await _carry_out(actor, rearrangement(actor.state.view.entries, wanted, "rewind"))
+
+
+async def _pin(actor: SessionActor, change: Pin) -> None:
+    state, number = actor.state, entry_number(change.entry_id)
+    if number is None or number >= state.next_entry:
+        raise InvalidOption(f"the session {actor.cell.id!r} has no entry {change.entry_id!r:.200}; transcript() lists those it has")
+    if change.pinned and number not in state.view.numbers:
+        raise InvalidOption(f"entry {change.entry_id!r} is not in the view, so there is nothing to keep there; rewind(to=...) brings it back")
+    if change.pinned != (number in state.pins):
+        actor.writer.write(Pinned(number, change.pinned))
+        await actor.writer.commit_whole()
 
 
 def _recordable_input(tool: Tool, tool_input: dict[str, Any]) -> dict[str, Any]:

@@ -12,19 +12,20 @@ from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
-from ropewalk.actors.session.direct import AddMessages, CallTool, SetMessages, direct_tool_use, run_direct
+from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, direct_tool_use, run_direct
+from ropewalk.actors.session.history import TranscriptReader, settled_place
 from ropewalk.actors.session.keyed import abandoned_unless_sent, checked_key, recorded_outcome, under_way
 from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
-from ropewalk.actors.session.state import transcribe
 from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
 from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.validity import copied
-from ropewalk.actors.view import Transcript, TranscriptEntry
+from ropewalk.actors.view import TranscriptEntry
 from ropewalk.runtime.cell import Cell, Envelope, messages_around, refuse_deadlock
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.mailbox import MailboxStatistics
 from ropewalk.runtime.outcome import Outcome
+from ropewalk.runtime.runtime import check_session_id
 from ropewalk.runtime.supervision import contain
 
 if TYPE_CHECKING:
@@ -76,10 +77,12 @@ class Session:
 
     @property
     def status(self) -> str:
-        """What the session does now: idle, running, reducing, quarantined, or passivated, which is idle and out of memory.
+        """What the session does now: idle, running, reducing, quarantined, deleted, or passivated, which is idle and out of memory.
 
         In doubt is idle too: the last turn had a tool call whose outcome nobody knows, because its process died or the turn failed then.
         """
+        if self._cell.deleted:
+            return "deleted"
         actor, status = self._actor, self._cell.status
         if status not in ("idle", "busy"):
             return status
@@ -240,14 +243,12 @@ class Session:
         """The view, as copies. During a turn it may end in calls that still run."""
         return copied(cast(SessionActor, await self._cell.activate()).state.view.messages)
 
-    async def transcript(self) -> AsyncIterator[TranscriptEntry]:
-        """Everything ever said, in order, with what took each entry out of the view."""
-        await self._cell.activate()
-        transcript = Transcript()
-        for record in await self._cell.journal.read(self._cell.id):
-            transcribe(transcript, record.body)
-        for entry in transcript:
-            yield entry
+    def transcript(self) -> AsyncIterator[TranscriptEntry]:
+        """Everything ever said, in order, with what took each entry out of the view: as it stands when reading begins.
+
+        Read from the journal in pages, so its length costs time and no room.
+        """
+        return TranscriptReader(self._cell.journal, self._cell.id, self._cell.activate)
 
     async def add_messages(self, messages: Sequence[Message]) -> None:
         """Put messages at the end of the view; they are copied, and repaired where they can be. Raises `InvalidConversation`."""
@@ -256,6 +257,37 @@ class Session:
     async def set_messages(self, messages: Sequence[Message]) -> None:
         """Have the view show these messages; the transcript keeps what leaves it. Raises `InvalidConversation`."""
         await self._ask(SetMessages(copied(messages)))
+
+    async def rewind(self, to: str) -> None:
+        """Have the view be what it was right after an entry of the transcript, by its id; what came later leaves it, and what had left comes back.
+
+        Waits its turn like a prompt. The transcript keeps everything. Raises `InvalidOption` where there is no such entry, and
+        where the conversation was in the middle of a turn; the text says which entry near it would do.
+        """
+        await self._ask(Rewind(to))
+
+    async def fork(self, session_id: str, at: str | None = None) -> Session:
+        """Another session of the same spec that begins with this one's past and goes on apart; what they share is not copied.
+
+        :param session_id: the id of the new session; `SessionExists` where there is one.
+        :param at: the id of the entry that its past ends with, one that a turn ended with; None is as far as this session is settled.
+
+        May be asked during a turn. Raises `InvalidOption` where no turn ended with that entry; the text says which entry near it would do.
+        """
+        check_session_id(session_id)
+        self.runtime.refuse_if_closed()
+        await self._cell.activate()
+        journal = self._cell.journal
+        await journal.fork(self.id, await settled_place(journal, self.id, at), session_id)
+        return cast(Session, await self.runtime.open(session_id, self.spec, create=False))
+
+    async def pin(self, entry_id: str, *, pinned: bool = True) -> None:
+        """See to it that no reduction takes an entry out of the view, or changes it; with ``pinned=False`` it may again.
+
+        A pinned call keeps its results and pinned results their call. Waits its turn like a prompt. Raises `InvalidOption`
+        where there is no such entry, and where the entry to pin is not in the view.
+        """
+        await self._ask(Pin(entry_id, pinned))
 
     # Tools.
 

@@ -13,7 +13,7 @@ import msgspec
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.view import Edit, Entry
 
-__all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Kept", "Opened", "Resumed", "Returned", "Said", "Settled", "Usage", "Withdrawn"]
+__all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Kept", "Opened", "Pinned", "Resumed", "Returned", "Said", "Settled", "Usage", "Withdrawn"]
 
 Usage: TypeAlias = tuple[int, int, int]
 """Input, output and total tokens."""
@@ -107,6 +107,13 @@ class Added(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True)
     entries: tuple[Entry, ...]
 
 
+class Pinned(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
+    """An entry may not be taken out of the view by reductions any more, or (`pinned` is False) may again."""
+
+    number: int
+    pinned: bool = True
+
+
 class Settled(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
     """A turn ended. First `edit` (a rollback) is applied, then `entries` close the view; `aside` was said but never came into it.
 
@@ -150,6 +157,7 @@ class Kept(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
     numbers: tuple[int, ...] | None = None
     waiting: tuple[Accepted, ...] = ()
     in_doubt: tuple[str, ...] = ()
+    pins: tuple[int, ...] = ()
 
 
-Body: TypeAlias = Opened | Accepted | Begun | Said | Returned | Resumed | Edited | Added | Settled | Withdrawn | Kept
+Body: TypeAlias = Opened | Accepted | Begun | Said | Returned | Resumed | Edited | Added | Pinned | Settled | Withdrawn | Kept

@@ -12,8 +12,8 @@ from ropewalk.actors.conversation import Reduction, SlidingWindowConversationMan
 from ropewalk.actors.conversation.manager import policy_of
 from ropewalk.actors.errors import ContextWindowOverflow
 from ropewalk.actors.events import ReductionEnded, ReductionStarted, StepRestarted
-from ropewalk.actors.messages import Message, tool_results
-from ropewalk.actors.session.records import Edited
+from ropewalk.actors.messages import Message, calls_tools, tool_results
+from ropewalk.actors.session.records import Edited, Pinned
 from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
 from ropewalk.actors.view import Edit, View
@@ -23,6 +23,7 @@ from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, in_w
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
+    from ropewalk.actors.session.state import SessionState
 
 __all__ = ["manage_after_turn", "reduce"]
 
@@ -37,6 +38,7 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     """Make the view smaller because the model refused its size. What fails costs its own rung only."""
     actor = driver.actor
     view, spec = actor.state.view, actor.spec
+    pinned = _pinned(actor.state)
     count = remembering()
     before = sum(map(count, view.messages))
     target = _target(effect, before)
@@ -53,6 +55,7 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
             manager=actor.manager,
             ladder=spec.ladder,
             protected=_protected(driver),
+            pinned=pinned,
             target=target,
             system_prompt=spec.system_prompt,
             error=ContextWindowOverflow(tokens=effect.tokens, limit=effect.limit),
@@ -73,7 +76,10 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
         reduction = outcome
     if reduction is not None:
         edit = view.edit_to(reduction.messages, reduction.rung, actor.state.next_entry, driver.turn_id)
+        pins = [place for index, place in reduction.pinned.items() if view.numbers[index] in actor.state.pins]
         actor.writer.write(Edited(edit, _prompt_entry(edit, view, reduction)))
+        for number in sorted({view.numbers[place] for place in pins} - actor.state.pins):
+            actor.writer.write(Pinned(number))  # what was pinned was joined by others, in an entry of its own
         actor.announce_edit(edit, driver.turn_id, driver.request_state)
     rung, after = (None, before) if reduction is None else (reduction.rung, reduction.tokens_after)
     actor.writer.announce(ReductionEnded, driver.turn_id, driver.request_state, rung, before, after, tuple(failures))
@@ -132,6 +138,21 @@ def _protected(driver: TurnDriver) -> frozenset[int]:
     return frozenset(kept)
 
 
+def _pinned(state: SessionState) -> frozenset[int]:
+    """Where in the view the pinned messages are, and those that cannot be parted from them: results and their calls."""
+    if not state.pins:
+        return state.pins
+    messages, kept = state.view.messages, set[int]()
+    for place, number in enumerate(state.view.numbers):
+        if number in state.pins:
+            kept.add(place)
+            if tool_results(messages[place]):
+                kept.add(place - 1)
+            if calls_tools(messages[place]) and place + 1 < len(messages):
+                kept.add(place + 1)
+    return frozenset(kept)
+
+
 async def manage_after_turn(driver: TurnDriver) -> None:
     """The manager's policy after a finished turn; it never changes how the turn ends."""
     actor = driver.actor
@@ -147,7 +168,9 @@ async def manage_after_turn(driver: TurnDriver) -> None:
     scope = anyio.move_on_after(driver.reduction_left)
     try:
         with guarded(scope):
-            managed = await attempt_foreign(manage(view.messages, manager=actor.manager, system_prompt=actor.spec.system_prompt, run_sync=_runner(driver)))
+            managed = await attempt_foreign(
+                manage(view.messages, manager=actor.manager, pinned=_pinned(actor.state), system_prompt=actor.spec.system_prompt, run_sync=_runner(driver))
+            )
     except CancelScopeLeft as left:
         managed = Failure(left)
     if scope.cancelled_caught:

@@ -6,16 +6,18 @@ what was there before cannot differ by anything but the records that were lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from ropewalk.actors.messages import Block, Message
-from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Kept, Opened, Resumed, Returned, Said, Settled, Usage, Withdrawn
+from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Kept, Opened, Pinned, Resumed, Returned, Said, Settled, Usage, Withdrawn
 from ropewalk.actors.view import Entry, Transcript, View
 
-__all__ = ["OpenTurn", "SessionState", "transcribe"]
+__all__ = ["OpenTurn", "SessionState", "entries_in", "transcribe"]
+
+_NONE: frozenset[int] = frozenset()
 
 
 class OpenTurn(msgspec.Struct, eq=False):
@@ -75,15 +77,16 @@ def _sum(usage: Usage, more: Usage | None) -> Usage:
 class SessionState:
     """Everything about a session that its journal knows. `usage` is input, output and total tokens of all settled turns.
 
-    `in_doubt` are calls of the last turn whose outcome nobody knows.
+    `in_doubt` are calls of the last turn whose outcome nobody knows, `pins` the numbers of the pinned entries.
     """
 
-    __slots__ = ("cycles", "in_doubt", "next_entry", "spec", "turn", "turns", "usage", "view", "waiting")
+    __slots__ = ("cycles", "in_doubt", "next_entry", "pins", "spec", "turn", "turns", "usage", "view", "waiting")
 
     def __init__(self) -> None:
         self.spec = ""
         self.view = View()
         self.next_entry = 1
+        self.pins = _NONE
         self.waiting: dict[str, Accepted] | None = None  # None where nothing waits: most sessions, most of the time
         self.turn: OpenTurn | None = None
         self.turns = 0
@@ -97,11 +100,24 @@ class SessionState:
         numbers = view.numbers
         first, apart = (numbers.start, None) if isinstance(numbers, range) else (1, tuple(numbers))
         waiting = () if self.waiting is None else tuple(self.waiting.values())
-        return Kept(self.spec, tuple(view.messages), self.next_entry, self.turns, self.cycles, self.usage, first, apart, waiting, self.in_doubt)
+        return Kept(
+            self.spec,
+            tuple(view.messages),
+            self.next_entry,
+            self.turns,
+            self.cycles,
+            self.usage,
+            first,
+            apart,
+            waiting,
+            self.in_doubt,
+            tuple(sorted(self.pins)),
+        )
 
     def restore(self, kept: Kept) -> None:
         """Be, instead of new, what a snapshot says."""
         self.spec, self.next_entry, self.in_doubt = kept.spec, kept.next_entry, kept.in_doubt
+        self.pins = frozenset(kept.pins) or _NONE
         self.turns, self.cycles, self.usage = kept.turns, kept.cycles, kept.usage
         self.view = View.of(list(kept.messages), kept.first, kept.numbers)
         self.waiting = {accepted.prompt_id: accepted for accepted in kept.waiting} or None
@@ -161,6 +177,8 @@ class SessionState:
                 self._no_longer_waiting(prompt_id)
         self.in_doubt = ()
         joined = self.view.pop() if body.joins else None
+        if body.joins in self.pins:  # what was pinned is in the message that takes its place
+            self.pins |= {body.entries[0].number}
         for entry in body.entries:
             self._append(entry)
         return joined
@@ -203,6 +221,9 @@ class SessionState:
         for entry in body.entries:
             self._append(entry)
 
+    def _pinned(self, body: Pinned) -> None:
+        self.pins = self.pins | {body.number} if body.pinned else self.pins - {body.number}
+
     def _settled(self, body: Settled) -> None:
         if body.edit is not None:
             self.view.apply(body.edit)
@@ -229,6 +250,7 @@ _FOLD: dict[type[Body], Callable[[SessionState, Any], object]] = {
     Resumed: SessionState._resumed,
     Edited: SessionState._edited,
     Added: SessionState._added,
+    Pinned: SessionState._pinned,
     Settled: SessionState._settled,
     Withdrawn: SessionState._withdrawn,
     Kept: SessionState.restore,
@@ -241,24 +263,34 @@ _FOLD_ENDED: dict[type[Body], Callable[[SessionState, Any], object]] = {**_FOLD,
 def transcribe(transcript: Transcript, body: Body) -> None:
     """Take one record into the transcript."""
     match body:
-        case Opened(entries=entries) | Added(entries=entries):
-            for entry in entries:
-                transcript.append(entry)
-        case Begun(entries=entries, joins=joins):
-            if joins:
-                transcript.leave(joins, "joined")
-            for entry in entries:
-                transcript.append(entry)
-        case Said(entry=entry):
-            transcript.append(entry)
+        case Begun(entries=entries, joins=joins) if joins:
+            transcript.join(joins, entries[0].number)
         case Edited(edit=edit):
             transcript.apply(edit)
-        case Settled(how=how, stop_reason=stop_reason, edit=edit, entries=entries, aside=aside):
+        case Pinned(number=number, pinned=pinned):
+            transcript.pin(number, pinned)
+        case Settled(how=how, stop_reason=stop_reason, edit=edit, aside=aside):
             if edit is not None:
                 transcript.apply(edit)
-            for entry in entries:
-                transcript.append(entry)
             for entry in aside:
-                transcript.aside(entry, how if how != "finished" or stop_reason is None else stop_reason)
-        case Accepted() | Withdrawn() | Returned() | Resumed() | Kept():
+                transcript.leave(entry.number, how if how != "finished" or stop_reason is None else stop_reason)
+        case _:
+            pass
+
+
+def entries_in(body: Body) -> Iterator[Entry]:
+    """The entries that a record holds, in order: those said in it, and those it only brings back."""
+    match body:
+        case Opened(entries=entries) | Added(entries=entries) | Begun(entries=entries):
+            yield from entries
+        case Said(entry=entry):
+            yield entry
+        case Edited(edit=edit):
+            yield from (placed.entry for placed in edit.inserted)
+        case Settled(edit=edit, entries=entries, aside=aside):
+            if edit is not None:
+                yield from (placed.entry for placed in edit.inserted)
+            yield from entries
+            yield from aside
+        case Accepted() | Pinned() | Withdrawn() | Returned() | Resumed() | Kept():
             pass

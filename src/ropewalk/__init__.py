@@ -61,6 +61,8 @@ from ropewalk.actors.result import AgentResult as AgentResult
 from ropewalk.actors.result import EventLoopMetrics as EventLoopMetrics
 from ropewalk.actors.result import ToolMetrics as ToolMetrics
 from ropewalk.actors.result import Trace as Trace
+from ropewalk.actors.session.export import export_session as export_session
+from ropewalk.actors.session.export import import_session as import_session
 from ropewalk.actors.session.handle import Session as Session
 from ropewalk.actors.session.handle import SessionStatistics as SessionStatistics
 from ropewalk.actors.session.stream import OnLeave as OnLeave
@@ -210,5 +212,7 @@ __all__ = [
     "UnknownSession",
     "ViewChanged",
     "WouldDeadlock",
+    "export_session",
+    "import_session",
     "tool",
 ]

@@ -1,0 +1,1 @@
+"""`ropewalk sessions`: looking at a journal's sessions from the command line, and looking after them."""
