@@ -6,7 +6,7 @@ to it that no more than a few dozen are at it at the same time, however many the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -45,10 +45,12 @@ class Recovery:
 
     :param kind_of: the kind of this name, None where nobody named it.
     :param cell_of: the cell of an id, None where its actor is in memory and at its work already.
-    :param done_with: told when an actor has come to an end with it.
+    :param done_with: lets an actor go that has come to an end with it.
     """
 
-    def __init__(self, kind_of: Callable[[str], ActorKind | None], cell_of: Callable[[str, ActorKind], Cell | None], done_with: Callable[[Cell], None]) -> None:
+    def __init__(
+        self, kind_of: Callable[[str], ActorKind | None], cell_of: Callable[[str, ActorKind], Cell | None], done_with: Callable[[Cell], Awaitable[object]]
+    ) -> None:
         self._kind_of = kind_of
         self._cell_of = cell_of
         self._done_with = done_with
@@ -84,11 +86,11 @@ class Recovery:
             brought = await attempt(cell.activate(create=False))
             if isinstance(brought, Failure):
                 self._failed_to(cell, brought.error)
-                return
-            await cell.wait_idle()
-            self._recovered.append(cell.id)
+            else:
+                await cell.wait_idle()
+                self._recovered.append(cell.id)
+            await attempt(self._done_with(cell))  # what fails now is the journal, which loses nothing of it
         finally:
-            self._done_with(cell)
             self._places.release()
 
     def _failed_to(self, cell: Cell, error: Exception) -> None:

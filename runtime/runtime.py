@@ -335,12 +335,9 @@ class Runtime:
         cell = self._cell(actor_id, kind)
         return cell if cell.actor is None and not cell.busy and cell.reason is None else None
 
-    def _recovered(self, cell: Cell) -> None:
-        if not cell.kept and not cell.busy and not cell.activating:
-            if cell.actor is None:
-                self.release(cell)
-            else:
-                cell.post(Envelope(PASSIVATE, awaited=False), control=True)
+    async def _recovered(self, cell: Cell) -> None:
+        if not cell.kept and cell.reason is None:
+            await self.passivate(cell.id)
 
     def revive(self, session_id: str) -> None:
         """Let a quarantined actor work again; raises `UnknownSession` when there is none of this id in this runtime's memory."""

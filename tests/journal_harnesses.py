@@ -46,7 +46,7 @@ class MemoryHarness(JournalHarness):
         self._fault = None
 
     def contents(self) -> bytes:
-        logs = self._store._logs.values()
+        logs = (*self._store._logs.values(), *self._store._logs.left)
         return repr([(log.bodies, log.snapshot) for log in logs]).encode()
 
 

@@ -36,7 +36,7 @@ def test_the_journal_in_a_file(backend: str) -> None:
 
 
 def test_a_law_that_is_not_there_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="life, at_once"):
+    with pytest.raises(ValueError, match="life, families, at_once"):
         check_journal(MemoryHarness, only="gravity")
 
 
@@ -229,6 +229,119 @@ class KeepsLabels(MemoryJournal):
         return super().append(actor_id, epoch, first, bodies, durability, **more)
 
 
+class CopiesThePast(MemoryJournal):
+    """Gives a fork records of its own, which a redaction does not reach."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        known = await super().fork(source_id, number, new_id, kind)
+        log = self._logs[new_id]
+        for record in log.records(0, number):
+            log.add(record.number, record.epoch, [record.body], False)
+        assert log.kin is not None
+        assert log.kin.past is not None
+        assert log.kin.past.kin is not None
+        log.kin.past.kin.forks.remove(log)
+        log.kin = None
+        return known
+
+
+class ForksOverAnother(MemoryJournal):
+    """Puts a fork in the place of what is there."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        taken = self._logs.get(new_id)
+        if taken is not None and new_id != source_id and await self.read(source_id, number - 1):
+            self._logs.forget(new_id)
+        return await super().fork(source_id, number, new_id, kind)
+
+
+class InheritsLabels(MemoryJournal):
+    """Finds in a fork what was labelled in its source."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        known = await super().fork(source_id, number, new_id, kind)
+        self._logs[new_id].labels = self._logs[source_id].labels
+        return known
+
+
+class InheritsTheSnapshot(MemoryJournal):
+    """Takes the source's snapshot for the fork's."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        known = await super().fork(source_id, number, new_id, kind)
+        self._logs[new_id].snapshot = self._logs[source_id].snapshot
+        return known
+
+
+class DeletesThePast(MemoryJournal):
+    """Deletes an actor's records, whoever shares them."""
+
+    async def delete(self, actor_id: str) -> bool:
+        log = self._logs.get(actor_id)
+        found = await super().delete(actor_id)
+        if log is not None:
+            log.bodies.clear()
+        return found
+
+
+class LeavesThePast(MemoryJournal):
+    """Keeps all records of an actor that was deleted when forks share one of them."""
+
+    async def delete(self, actor_id: str) -> bool:
+        log = self._logs.get(actor_id)
+        bodies = [] if log is None else list(log.bodies)
+        found = await super().delete(actor_id)
+        if log in self._logs.left:
+            log.bodies[:] = bodies
+        return found
+
+
+class RedactsElsewhere(MemoryJournal):
+    """Changes what another living owner has, too."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
+        owners = {log: log.owner for log in self._logs.values()}
+        if epoch == self._logs[actor_id].epoch and owners[self._logs[actor_id]] is self:
+            for log in owners:
+                log.owner = self
+        try:
+            await super().redact(actor_id, epoch, replaced, first, bodies, **more)
+        finally:
+            for log, holder in owners.items():
+                log.owner = holder
+
+
+class KeepsRelativesSnapshots(MemoryJournal):
+    """Redacts a shared record, and leaves its text in the snapshots of the others."""
+
+    async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], **more: Any) -> None:
+        snapshots = {other: log.snapshot for other, log in self._logs.items() if other != actor_id}
+        await super().redact(actor_id, epoch, replaced, first, bodies, **more)
+        for other, snapshot in snapshots.items():
+            self._logs[other].snapshot = snapshot
+
+
+class ForksInParts(MemoryJournal):
+    """Makes a fork shorter than it is to be, and then long enough."""
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        known = await super().fork(source_id, number, new_id, kind)
+        kin = self._logs[new_id].kin
+        assert kin is not None
+        kin.begins -= 1
+        await anyio.lowlevel.checkpoint()
+        kin.begins += 1
+        return known
+
+
+class HidesRelatives(MemoryJournal):
+    """Knows of those forked from an actor, not of those it was forked from."""
+
+    async def relatives(self, actor_id: str) -> Sequence[str]:
+        log = self._logs.get(actor_id)
+        return [] if log is None or log.past is not None else await super().relatives(actor_id)
+
+
 class OffersWorkInHand(MemoryJournal):
     """Lists what another living owner is at."""
 
@@ -263,6 +376,18 @@ BROKEN: list[tuple[type[MemoryJournal], str]] = [
     (ForgetfulSnapshots, "life"),
     (OverreadsLimits, "life"),
     (ForgetsWork, "life"),
+    (CopiesThePast, "families"),
+    (ForksOverAnother, "families"),
+    (InheritsLabels, "families"),
+    (InheritsTheSnapshot, "families"),
+    (DeletesThePast, "families"),
+    (DeletesThePast, "past_gone"),
+    (LeavesThePast, "past_gone"),
+    (RedactsElsewhere, "families"),
+    (KeepsRelativesSnapshots, "families"),
+    (KeepsRelativesSnapshots, "past_gone"),
+    (ForksInParts, "kill"),
+    (HidesRelatives, "families"),
     (ForgetsLabels, "life"),
     (MovesLabels, "life"),
     (SharesLabels, "life"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
@@ -29,6 +29,7 @@ from ropewalk import (
     tool,
 )
 from ropewalk.actors.messages import Message, text_of, tool_results, tool_uses
+from ropewalk.runtime.journal import Snapshot
 from ropewalk.runtime.supervision import Failure, attempt
 from ropewalk.testing import Reply, ScriptedModel, ToolUse, VirtualClock, in_trio
 from talk import Witness, agent, assert_sound, replayed, told, virtual_runtime
@@ -62,14 +63,14 @@ class Mortal(MemoryJournal):
         self._left -= 1
         return super().append(actor_id, epoch, first, bodies, durability, **more)
 
-    async def save_snapshot(self, *saved: Any) -> None:
+    async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
         if self.is_dead:
             await trio.sleep_forever()
-        await super().save_snapshot(*saved)
+        await super().save_snapshot(actor_id, epoch, snapshot)
 
-    async def release(self, *released: Any) -> None:
+    async def release(self, actor_id: str, epoch: int) -> None:
         if not self.is_dead:
-            await super().release(*released)
+            await super().release(actor_id, epoch)
 
 
 seeds = itertools.count()
@@ -544,7 +545,7 @@ class TestOwners:
         at_once, most = 0, 0
 
         class Slow(ScriptedModel):
-            async def stream(self, *call: Any, **options: Any) -> Any:
+            async def stream(self, *call: Any, **options: Any) -> AsyncIterator[dict[str, Any]]:
                 nonlocal at_once, most
                 at_once += 1
                 most = max(most, at_once)

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
-from journal_harnesses import SQLiteHarness
+from journal_harnesses import MemoryHarness, SQLiteHarness
 from ropewalk import (
     Agent,
     AgentSpec,
@@ -513,6 +513,53 @@ async def test_a_check_names_what_is_spoilt() -> None:
         await written(journal, "a", await journal.claim("a"), {"batch": 1}, {"batch": 2})
         harness.damage("a", 2, "flip")
         assert await journal.check() == ["record 2 of 'a' is not what was written"]
+    harness.dispose()
+
+
+@pytest.mark.anyio
+async def test_what_forks_share_is_checked_when_its_actor_is_gone() -> None:
+    harness = SQLiteHarness()
+    async with opened(harness.journal()) as journal:
+        await written(journal, "a", await journal.claim("a"), *[{"said": "x" * 99}] * 5)
+        await journal.fork("a", 3, "b")
+        await journal.fork("b", 2, "c")
+        harness.damage("a", 3, "flip")
+        assert await journal.delete("a")
+        assert await journal.check() == ["record 3 of the past that forks of log 1 share is not what was written"]
+        with pytest.raises(JournalDamaged, match="record 3 of 'b' is not what was written"):
+            await journal.read("b")
+        assert await journal.relatives("c") == ["b"]
+        assert await journal.delete("b")
+        assert await journal.check() == []
+        assert (journal.statistics().actors, journal.statistics().records) == (1, 2)
+        await journal.compact()
+        assert [record.number for record in await journal.read("c")] == [1, 2]
+        assert await journal.check() == []
+    harness.dispose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("make", [SQLiteHarness, MemoryHarness])
+async def test_a_log_may_have_any_number_of_ancestors(make: Any) -> None:
+    harness = make()
+    journal = harness.journal()
+    async with opened(journal) if isinstance(journal, SQLiteJournal) else contextlib.nullcontext():
+        last = await journal.claim("actor-0")
+        journal.append("actor-0", last.epoch, 1, [0])
+        for number in range(1, 1200):
+            await journal.fork(f"actor-{number - 1}", number, f"actor-{number}")
+            claim = await journal.claim(f"actor-{number}")
+            assert claim.last == number
+            journal.append(f"actor-{number}", claim.epoch, number + 1, [number])
+        await journal.fork("actor-1199", 1200, "youngest")
+        assert [record.body for record in await journal.read("youngest")] == list(range(1200))
+        assert len(await journal.relatives("actor-600")) == 1200
+        for number in range(1200):
+            assert await journal.delete(f"actor-{number}")
+        assert [record.body for record in await journal.read("youngest", 1190)] == list(range(1190, 1200))
+        assert (journal.statistics().actors, journal.statistics().records) == (1, 1200)
+        assert await journal.delete("youngest")
+        assert (journal.statistics().actors, journal.statistics().records) == (0, 0)
     harness.dispose()
 
 

@@ -81,10 +81,11 @@ class Session:
         In doubt is idle too: the last turn had a tool call whose outcome nobody knows, because its process died or the turn failed then.
         """
         actor, status = self._actor, self._cell.status
-        shown = status if actor is None else actor.status
-        if status in ("idle", "busy") and shown in ("idle", "in doubt"):
-            return "running" if status == "busy" else shown
-        return shown if status in ("idle", "busy") else status
+        if status not in ("idle", "busy"):
+            return status
+        if actor is not None and actor.driver is not None:
+            return actor.driver.status
+        return "running" if status == "busy" else "idle" if actor is None else actor.status
 
     def statistics(self) -> SessionStatistics:
         """A frozen record of what the session holds and has done; between two incarnations, as the last one knew it."""

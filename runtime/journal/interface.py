@@ -83,7 +83,7 @@ class KnownActor:
 
 @attrs.frozen
 class JournalStatistics:
-    """What a journal holds and has done: actors known, records kept, appends and snapshots written, writes refused.
+    """What a journal holds and has done: actors known, records kept (shared ones once), appends and snapshots written, writes refused.
 
     `commits` are the transactions it took, `largest_group` the most writes that shared one, `fsyncs` the transactions that waited for
     the disk, `bytes_on_disk` what all its files take; 0 where there are none.
@@ -219,16 +219,34 @@ class Journal(Protocol):
     async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], *, unfinished: bool = False) -> None:
         """Replace the bodies of records under their numbers and add records, all in one; every snapshot of the actor goes with it.
 
-        What is replaced says nothing of unfinished work, what is added does, as in `append`.
+        A record that others share is replaced for all of them, and every snapshot of theirs goes too. What is replaced says nothing of unfinished
+        work, what is added does, as in `append`.
 
-        When this returns, it is durable, and the old bodies are in none of the journal's files. Raises as `append` does, and `InvalidOption` for a
-        number there is no record of.
+        When this returns, it is durable, and the old bodies are in none of the journal's files. Raises as `append` does, `InvalidOption` for a
+        number there is no record of, and `SessionElsewhere` when another living owner has somebody who shares a record: nothing has changed then, and
+        unless more was appended meanwhile this claim goes on.
         """
+        ...
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        """Begin a log of another id that has the committed records of `source_id` up to `number`, without copying any, and goes on at the next number.
+
+        :param kind: the name of the new actor's kind; empty is the source's.
+
+        Needs no claim of either; both are written on apart. Labels and snapshots stay with the source. When this returns, it is durable.
+        Raises `UnknownSession` where there is no such source, `InvalidOption` where it has no such record, `SessionExists` where the new id has
+        records or is claimed by this owner, `SessionElsewhere` where another living owner has it.
+        """
+        ...
+
+    async def relatives(self, actor_id: str) -> Sequence[str]:
+        """The ids of all others whose logs share records with this actor's, because one was forked from the other or both from a third, in order."""
         ...
 
     async def delete(self, actor_id: str) -> bool:
         """Forget an actor and its log, whoever of this owner holds a claim; its writers are fenced. Whether there was one.
 
+        Records that others share stay with them, and go with the last of those.
         When this returns, it is durable, and what the log said is in none of the journal's files. Raises `SessionElsewhere`.
         """
         ...

@@ -5,8 +5,6 @@ It can be told to fail, which is how the laws of durability are tested before an
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeAlias
@@ -14,60 +12,16 @@ from typing import Any, Literal, TypeAlias
 import anyio
 import anyio.lowlevel
 
-from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable, SessionElsewhere
+from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable, SessionElsewhere, SessionExists, UnknownSession
 from ropewalk.runtime.journal.codec import Codec
 from ropewalk.runtime.journal.interface import PAGE, Claim, Commit, Durability, JournalStatistics, KnownActor, Record, Snapshot
 from ropewalk.runtime.journal.labels import digest_of, digests_of
+from ropewalk.runtime.journal.logs import Log, Logs
 
 __all__ = ["Fault", "MemoryJournal"]
 
 Fault: TypeAlias = Literal["refuse", "lose"] | None
 """What goes wrong with one write: `refuse` fails the append at once, `lose` accepts it and fails its commit, keeping nothing of it."""
-
-
-class _Log:
-    __slots__ = ("bodies", "broken", "epoch", "kind", "labels", "owner", "snapshot", "spans", "unfinished")
-
-    def __init__(self, kind: str, epoch: int) -> None:
-        self.kind = kind
-        self.owner: MemoryJournal | None = None
-        self.bodies: list[Any] = []
-        self.spans = array("Q")  # the first record number and the epoch of each claim that wrote, one after the other
-        self.epoch = epoch
-        self.broken = False
-        self.unfinished = False
-        self.labels: dict[bytes, int] | None = None  # the digest of each label and its record
-        self.snapshot: Snapshot | None = None
-
-    def add(self, first: int, epoch: int, bodies: Sequence[Any], unfinished: bool) -> None:
-        if not bodies:
-            return
-        self.unfinished = unfinished
-        if not self.spans or self.spans[-1] != epoch:
-            self.spans.extend((first, epoch))
-        self.bodies.extend(bodies)
-
-
-class _Logs(dict[str, _Log]):
-    """All logs, by id. `floor` is the highest epoch of any that was deleted: an id that comes back is written under higher ones."""
-
-    floor = 0
-    _order: list[str] | None = None
-
-    def new(self, actor_id: str, kind: str) -> _Log:
-        self._order = None
-        log = self[actor_id] = _Log(kind, self.floor)
-        return log
-
-    def forget(self, actor_id: str) -> None:
-        self._order = None
-        self.floor = max(self.floor, self.pop(actor_id).epoch)
-
-    def after(self, actor_id: str) -> Sequence[str]:
-        """The ids that come after this one, in order."""
-        if self._order is None:
-            self._order = sorted(self)
-        return self._order[bisect_right(self._order, actor_id) :]
 
 
 class _Delayed:
@@ -99,7 +53,7 @@ class MemoryJournal:
     """
 
     def __init__(self, *, fault: Callable[[int], Fault] | None = None, lag: float = 0.0, beside: MemoryJournal | None = None) -> None:
-        self._logs: _Logs = _Logs() if beside is None else beside._logs
+        self._logs: Logs = Logs() if beside is None else beside._logs
         self._fault = fault
         self._lag = lag
         self._opened = 0
@@ -123,19 +77,19 @@ class MemoryJournal:
         """Become the only writer of one log; whoever wrote it before is fenced. Raises `SessionElsewhere`."""
         log = self._logs.get(actor_id) or self._logs.new(actor_id, kind)
         self._refuse_elsewhere(actor_id, log)
-        if not log.bodies:
+        if not log.last:
             log.kind = kind
         log.owner = self
         log.epoch += 1
         log.broken = False
-        return Claim(log.epoch, len(log.bodies), log.kind)
+        return Claim(log.epoch, log.last, log.kind)
 
     async def release(self, actor_id: str, epoch: int) -> None:
         """Own the actor no more; see `Journal.release`."""
         log = self._logs.get(actor_id)
         if log is not None and log.epoch == epoch and log.owner is self:
             log.owner = None
-            if not log.bodies:
+            if not log.last:
                 self._logs.forget(actor_id)
 
     def append(
@@ -162,15 +116,9 @@ class MemoryJournal:
     async def read(self, actor_id: str, after: int = 0, limit: int | None = None, *, codec: Codec | None = None) -> Sequence[Record]:
         """The records numbered above `after`, in order, at most `limit` of them."""
         log = self._logs.get(actor_id)
-        if log is None or not log.bodies:
+        if log is None:
             return ()
-        records: list[Record] = []
-        last = len(log.bodies) if limit is None else min(len(log.bodies), after + limit)
-        ends = [*log.spans[2::2], len(log.bodies) + 1]
-        for start, epoch, end in zip(log.spans[::2], log.spans[1::2], ends, strict=True):
-            first, end = max(start, after + 1), min(end, last + 1)
-            records += [Record(number, epoch, body, type(body).__name__) for number, body in enumerate(log.bodies[first - 1 : max(first, end) - 1], first)]
-        return records
+        return log.records(after, log.last if limit is None else min(log.last, after + limit))
 
     async def labelled(self, actor_id: str, label: str) -> int | None:
         """The number of the record under a label; see `Journal.labelled`."""
@@ -192,33 +140,37 @@ class MemoryJournal:
     async def find(self, actor_id: str) -> KnownActor | None:
         """What is known of one actor; see `Journal.find`."""
         log = self._logs.get(actor_id)
-        return None if log is None or not log.bodies else KnownActor(actor_id, log.kind, len(log.bodies))
+        return None if log is None or not log.last else KnownActor(actor_id, log.kind, log.last)
 
     async def actors(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
         """The next actors that have records, by id; see `Journal.actors`."""
-        return self._page(after, limit, lambda log: bool(log.bodies))
+        return self._page(after, limit, lambda log: log.last > 0)
 
     async def unfinished(self, after: str = "", limit: int = PAGE) -> Sequence[KnownActor]:
         """The next actors that have work nobody else is at; see `Journal.unfinished`."""
         return self._page(after, limit, lambda log: log.unfinished and not self._is_elsewhere(log))
 
-    def _page(self, after: str, limit: int, wanted: Callable[[_Log], bool]) -> Sequence[KnownActor]:
+    def _page(self, after: str, limit: int, wanted: Callable[[Log], bool]) -> Sequence[KnownActor]:
         logs = self._logs
         found = (actor_id for actor_id in logs.after(after) if wanted(logs[actor_id]))
-        return [KnownActor(actor_id, logs[actor_id].kind, len(logs[actor_id].bodies)) for actor_id in islice(found, limit)]
+        return [KnownActor(actor_id, logs[actor_id].kind, logs[actor_id].last) for actor_id in islice(found, limit)]
 
     async def redact(self, actor_id: str, epoch: int, replaced: Mapping[int, Any], first: int, bodies: Sequence[Any], *, unfinished: bool = False) -> None:
         """Replace bodies and add records, all or none; see `Journal.redact`."""
         log = self._owned(actor_id, epoch)
         for number in replaced:
-            if type(number) is not int or not 0 < number <= len(log.bodies):
-                raise InvalidOption(f"{actor_id!r} has no record {number!r} to redact; its last one is {len(log.bodies)}")
+            if type(number) is not int or not 0 < number <= log.last:
+                raise InvalidOption(f"{actor_id!r} has no record {number!r} to redact; its last one is {log.last}")
+        sharers = [sharer for number in replaced for sharer in log.holder(number).sharing(number)]
+        for sharer in sharers:
+            self._refuse_elsewhere(actor_id if sharer.kin is None else str(sharer.kin.id), sharer)
         log, commit = self._written(actor_id, epoch, first)
         if commit is not None:
             await commit.wait()
         for number, body in replaced.items():
-            log.bodies[number - 1] = body
-        log.snapshot = None
+            log.holder(number).replace(number, body)
+        for sharer in (log, *sharers):
+            sharer.snapshot = None
         log.add(first, epoch, bodies, unfinished)
 
     async def delete(self, actor_id: str) -> bool:
@@ -227,24 +179,44 @@ class MemoryJournal:
         if log is None:
             return False
         self._refuse_elsewhere(actor_id, log)
+        found = log.last > 0
         self._logs.forget(actor_id)
-        return bool(log.bodies)
+        return found
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        """Begin a log that goes on from another one's records; see `Journal.fork`."""
+        source, taken = self._logs.get(source_id), self._logs.get(new_id)
+        if source is None or not source.last:
+            raise UnknownSession(f"there is no log of {source_id!r} to fork")
+        if type(number) is not int or not 0 < number <= source.last:
+            raise InvalidOption(f"{source_id!r} has no record {number!r} to be forked at; its last one is {source.last}")
+        if taken is not None:
+            self._refuse_elsewhere(new_id, taken)
+            if taken.last or taken.owner is self:
+                raise SessionExists(f"{new_id!r} {'has a log' if taken.last else 'is claimed'} already; a fork needs an id of its own")
+            self._logs.forget(new_id)
+        fork = self._logs.fork(source_id, number, new_id, kind)
+        return KnownActor(new_id, fork.kind, number)
+
+    async def relatives(self, actor_id: str) -> Sequence[str]:
+        """Who else has some of these records; see `Journal.relatives`."""
+        return self._logs.relatives(actor_id)
 
     def statistics(self) -> JournalStatistics:
         """A frozen record of what the journal holds and has done."""
         return JournalStatistics(
-            actors=sum(bool(log.bodies) for log in self._logs.values()),
-            records=sum(len(log.bodies) for log in self._logs.values()),
+            actors=sum(log.last > 0 for log in self._logs.values()),
+            records=sum(len(log.bodies) for log in (*self._logs.values(), *self._logs.left)),
             appends=self._appends,
             snapshots=self._snapshots,
             failures=self._failures,
         )
 
-    def _written(self, actor_id: str, epoch: int, first: int) -> tuple[_Log, Commit | None]:
+    def _written(self, actor_id: str, epoch: int, first: int) -> tuple[Log, Commit | None]:
         """The log, for a write that may be made; with the commit that fails where it is to be lost."""
         log = self._owned(actor_id, epoch)
-        if not log.broken and first != len(log.bodies) + 1:
-            raise Fenced(f"record {first} of {actor_id!r} does not follow the last one, {len(log.bodies)}")
+        if not log.broken and first != log.last + 1:
+            raise Fenced(f"record {first} of {actor_id!r} does not follow the last one, {log.last}")
         fault = self._fault(self._tried) if self._fault is not None else None
         self._tried += 1
         if fault == "refuse" or log.broken:
@@ -258,7 +230,7 @@ class MemoryJournal:
         self._appends += 1
         return log, None
 
-    def _owned(self, actor_id: str, epoch: int) -> _Log:
+    def _owned(self, actor_id: str, epoch: int) -> Log:
         """The log, when this epoch may write it."""
         log = self._logs.get(actor_id)
         newest = 0 if log is None else log.epoch
@@ -266,9 +238,9 @@ class MemoryJournal:
             raise Fenced(f"{actor_id!r} is written under epoch {newest} now; epoch {epoch} may not write it")
         return log
 
-    def _is_elsewhere(self, log: _Log) -> bool:
+    def _is_elsewhere(self, log: Log) -> bool:
         return log.owner is not None and log.owner is not self and log.owner._opened > 0
 
-    def _refuse_elsewhere(self, actor_id: str, log: _Log) -> None:
+    def _refuse_elsewhere(self, actor_id: str, log: Log) -> None:
         if self._is_elsewhere(log):
             raise SessionElsewhere(f"{actor_id!r} is owned by another runtime that is alive")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ropewalk.actors.testing.journals.harness import JournalHarness
 from ropewalk.actors.testing.journals.laws import LAWS, Law
-from ropewalk.actors.testing.journals.life import LIFE
+from ropewalk.actors.testing.journals.life import FAMILIES, LIFE
 
 __all__ = ["Conformance", "check_journal"]
 
@@ -38,7 +38,7 @@ def check_journal(harness: Callable[[], JournalHarness], *, examples: int | None
     looked_at = harness()
     kind = type(looked_at)
     looked_at.dispose()
-    for law in (LIFE, *LAWS):
+    for law in (LIFE, FAMILIES, *LAWS):
         if only is not None and law.name != only:
             continue
         if all(kind.has(hook) for hook in law.needs):
@@ -47,7 +47,7 @@ def check_journal(harness: Callable[[], JournalHarness], *, examples: int | None
         else:
             skipped.append(law.name)
     if only is not None and not held and not skipped:
-        raise ValueError(f"a law is one of {', '.join(law.name for law in (LIFE, *LAWS))}, not {only!r}")
+        raise ValueError(f"a law is one of {', '.join(law.name for law in (LIFE, FAMILIES, *LAWS))}, not {only!r}")
     return Conformance(tuple(held), tuple(skipped))
 
 

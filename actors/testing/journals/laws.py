@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -168,14 +169,16 @@ async def hold_damage(harness: JournalHarness, plan: tuple[int, int, Damage]) ->
     async with owner(harness) as journal:
         for actor_id in ("a", "b"):
             assert await write(Writer(journal, actor_id, await journal.claim(actor_id, "kit")), _batch(0, size)) is None
+        await journal.fork("a", size, "fork")
     harness.damage("a", number, how)
     async with owner(harness) as journal:
-        try:
-            await journal.read("a")
-        except JournalDamaged as error:
-            assert f"record {number} " in str(error), "the error does not name the record"
-        else:
-            raise AssertionError("a record that was spoilt was read as if nothing were wrong")
+        for actor_id in ("a", "fork"):
+            try:
+                await journal.read(actor_id)
+            except JournalDamaged as error:
+                assert f"record {number} of {actor_id!r}" in str(error), "the error does not name the record"
+            else:
+                raise AssertionError("a record that was spoilt was read as if nothing were wrong")
         assert _whole_batches([record.body for record in await journal.read("b")]) == 1
 
 
@@ -215,6 +218,7 @@ async def hold_kill(harness: JournalHarness, plan: list[list[tuple[int, bool]]])
     """When a process is lost, what it was told is durable is there, batches are whole with all that goes with them, and its actors can be claimed at once."""
     told = 0
     written = 0
+    forks: dict[str, int] = {}
     for life in plan:
         journal = harness.journal()
         await journal.open()
@@ -230,6 +234,9 @@ async def hold_kill(harness: JournalHarness, plan: list[list[tuple[int, bool]]])
                 assert await listed(journal.unfinished) == ["a"] * (found > 0 and _is_unfinished(found - 1)), "unfinished work was lost with its process"
                 for batch in range(found + 1):
                     assert (await journal.labelled("a", f"batch-{batch}") is not None) == (batch < found), "a label was lost, or is there without its record"
+                for fork, number in forks.items():
+                    shared = await journal.read(fork)
+                    assert not shared or list(shared) == list(await journal.read("a", limit=number)), "half a fork was left by its process"
                 for size, waits in life:
                     commit = writer.append(_batch(written, size), unfinished=_is_unfinished(written), label=f"batch-{written}")
                     written += 1
@@ -237,11 +244,22 @@ async def hold_kill(harness: JournalHarness, plan: list[list[tuple[int, bool]]])
                         if commit is not None:
                             await commit.wait()
                         told = written
+                if writer.last:
+                    forks[f"fork-{len(forks)}"] = writer.last
+                    tasks.start_soon(_fork, journal, f"fork-{len(forks) - 1}", writer.last)
+                    for _ in life:
+                        await anyio.lowlevel.checkpoint()
             finally:
                 harness.kill(journal)
                 tasks.cancel_scope.cancel()
                 if keeper is not None:
                     keeper.stop()
+
+
+async def _fork(journal: Journal, new_id: str, number: int) -> None:
+    """Fork while the process is lost, or just before."""
+    with contextlib.suppress(JournalUnavailable):
+        await journal.fork("a", number, new_id)
 
 
 def _is_unfinished(batch: int) -> bool:
@@ -274,6 +292,40 @@ async def hold_gone(harness: JournalHarness, plan: tuple[list[int], list[bool], 
             assert await journal.delete("a")
             _must_be_gone(harness, secrets)
         assert len(await journal.read("b")) == (0 if neighbour_goes else len(secrets))
+
+
+async def hold_past_gone(harness: JournalHarness, plan: tuple[list[int], list[tuple[int, int]], list[int], int | None]) -> None:
+    """Records that forks share stay as long as one of those that have them, and no longer: then they are nowhere in the store."""
+    sizes, forks, order, redacted = plan
+    texts: dict[str, list[str]] = {"a": [f"secret-a-{number:02d}-" * size for number, size in enumerate(sizes)]}
+    async with owner(harness) as journal:
+        writer = Writer(journal, "a", await journal.claim("a", "kit"))
+        for text in texts["a"]:
+            assert await write(writer, [{"text": text}]) is None
+        for number, (which, at) in enumerate(forks):
+            source = sorted(texts)[which % len(texts)]
+            shared = texts[source][: at % len(texts[source]) + 1]
+            new, text = f"fork-{number}", f"secret-{number}-99-" * 9
+            await journal.fork(source, len(shared), new)
+            writer = Writer(journal, new, await journal.claim(new))
+            assert await write(writer, [{"text": text}]) is None
+            await journal.save_snapshot(new, writer.epoch, Snapshot(writer.last, {"texts": [*shared, text]}))
+            texts[new] = [*shared, text]
+        if redacted is not None:
+            text = texts[writer.actor_id][redacted % writer.last]
+            await journal.redact(writer.actor_id, writer.epoch, {redacted % writer.last + 1: {"text": ""}}, writer.last + 1, [])
+            texts = {actor_id: ["" if other == text else other for other in said] for actor_id, said in texts.items()}
+            _must_be_gone(harness, [text])
+        ever = {text for said in texts.values() for text in said if text}
+        for which in order:
+            if texts:
+                gone = sorted(texts)[which % len(texts)]
+                del texts[gone]
+                assert await journal.delete(gone)
+            left = {text for said in texts.values() for text in said}
+            _must_be_gone(harness, [text for text in ever if text not in left])
+            for actor_id, said in texts.items():
+                assert [record.body["text"] for record in await journal.read(actor_id)] == said, "what a fork shares went with somebody else"
 
 
 def _must_be_gone(harness: JournalHarness, secrets: list[str]) -> None:
@@ -311,6 +363,17 @@ LAWS = (
             st.lists(st.booleans(), min_size=16, max_size=16),
             st.booleans(),
             st.booleans(),
+        ),
+        ("contents",),
+    ),
+    Law(
+        "past_gone",
+        hold_past_gone,
+        st.tuples(
+            st.lists(st.integers(1, 60), min_size=1, max_size=5),
+            st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4),
+            st.lists(st.integers(0, 9), max_size=5),
+            st.none() | st.integers(0, 9),
         ),
         ("contents",),
     ),

@@ -27,6 +27,8 @@ CREATE INDEX held ON actors (id) WHERE owner IS NOT NULL;
 CREATE TABLE blobs (place INTEGER PRIMARY KEY, blob BLOB NOT NULL);
 CREATE TABLE logs (actor INTEGER NOT NULL, number INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (actor, number)) WITHOUT ROWID;
 CREATE TABLE labels (actor INTEGER NOT NULL, digest BLOB NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (actor, digest)) WITHOUT ROWID;
+CREATE TABLE forks (actor INTEGER PRIMARY KEY, source INTEGER NOT NULL, number INTEGER NOT NULL);
+CREATE INDEX forked ON forks (source, number);
 CREATE TABLE slots (size INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (size, place)) WITHOUT ROWID;
 CREATE TABLE totals (one INTEGER PRIMARY KEY CHECK (one = 1), actors INTEGER NOT NULL, records INTEGER NOT NULL, epoch INTEGER NOT NULL);
 INSERT INTO totals VALUES (1, 0, 0, 0)
@@ -35,10 +37,11 @@ INSERT INTO totals VALUES (1, 0, 0, 0)
 # number 0. So a group that writes for a thousand actors fills a few pages at the end, where records lying beside others of
 # their actor would change a page each; and no text is ever moved (see `rows`). `slots` are the places that a snapshot
 # has left. `actors.owner` is null for who was released with their work done, and 0, which no owner is, for who was released in the
-# middle of it: so `held` lists all that may have unfinished work, however many others there are. `totals.epoch` is the highest epoch
+# middle of it: so `held` lists all that may have unfinished work, however many others there are. `labels` has digests of them. `forks` says of a log
+# which records of another one it goes on from (see `family`). `totals.epoch` is the highest epoch
 # of any deleted actor: an id that comes back is written under higher ones.
 
-_FIRST = 3
+_FIRST = 4
 """The version that an empty file, whose version is 0, is brought to at first. Those before it were never released."""
 
 _MIGRATIONS: tuple[str, ...] = (_TABLES,)

@@ -21,11 +21,12 @@ from ropewalk.runtime.journal.codec import PLAIN, Codec
 from ropewalk.runtime.journal.grouping import GroupKeeper, Operation
 from ropewalk.runtime.journal.interface import DURABILITIES, PAGE, Claim, Commit, Durability, JournalStatistics, KnownActor, Record, Snapshot
 from ropewalk.runtime.journal.labels import digest_of, digests_of
-from ropewalk.runtime.journal.sqlite import reading
+from ropewalk.runtime.journal.sqlite import family, reading
 from ropewalk.runtime.journal.sqlite.file import Connect
 from ropewalk.runtime.journal.sqlite.rows import packed
 from ropewalk.runtime.journal.sqlite.store import Store
-from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Pen, Redacting, Releasing, Resting, SnapshotSaving
+from ropewalk.runtime.journal.sqlite.transaction import Pen
+from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Forking, Redacting, Releasing, Resting, SnapshotSaving
 
 __all__ = ["SQLiteJournal"]
 
@@ -179,7 +180,7 @@ class SQLiteJournal:
     async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
         """Keep a snapshot; see `Journal.save_snapshot`."""
         pen = self._owned(actor_id, epoch)
-        blob = packed(actor_id, snapshot.number, epoch, self._clock.time(), False, pen.codec.encode(snapshot.body))
+        blob = packed(pen.key, snapshot.number, epoch, self._clock.time(), False, pen.codec.encode(snapshot.body))
         await self._done(SnapshotSaving(pen, blob), pen.keeper)
 
     async def delete(self, actor_id: str) -> bool:
@@ -187,6 +188,16 @@ class SQLiteJournal:
         deleting = Deleting(actor_id, self._forget)
         await self._done(deleting, self._keeper_here())
         return deleting.found
+
+    async def fork(self, source_id: str, number: int, new_id: str, kind: str = "") -> KnownActor:
+        """Begin a log that goes on from another one's records; see `Journal.fork`."""
+        forking = Forking(source_id, number, new_id, kind)
+        await self._done(forking, self._keeper_here())
+        return cast(KnownActor, forking.known)
+
+    async def relatives(self, actor_id: str) -> Sequence[str]:
+        """Who else has some of these records; see `Journal.relatives`."""
+        return await self._read(family.relatives, actor_id)
 
     def _forget(self, actor_id: str) -> None:
         self._pens.pop(actor_id, None)
@@ -208,7 +219,7 @@ class SQLiteJournal:
 
     def _blobs(self, pen: Pen, first: int, bodies: Sequence[Any], unfinished: bool) -> list[bytes]:
         at, encode, last = self._clock.time(), pen.codec.encode, first + len(bodies) - 1
-        return [packed(pen.actor_id, number, pen.epoch, at, unfinished and number == last, encode(body)) for number, body in enumerate(bodies, first)]
+        return [packed(pen.key, number, pen.epoch, at, unfinished and number == last, encode(body)) for number, body in enumerate(bodies, first)]
 
     async def _done(self, operation: Operation, keeper: GroupKeeper) -> None:
         keeper.add(operation)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from ropewalk.runtime.errors import InvalidOption, JournalDamaged, UnknownRecord
 from ropewalk.runtime.journal.codec import Codec
 from ropewalk.runtime.journal.interface import KnownActor, Record, Snapshot
+from ropewalk.runtime.journal.sqlite import family
 from ropewalk.runtime.journal.sqlite.rows import HEAD_BYTES, at_of, is_unfinished, unpacked
 
 if TYPE_CHECKING:
@@ -18,15 +19,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Held", "back_up", "held_actors", "known_actor", "known_actors", "labelled", "problems", "records", "snapshot"]
 
-_BLOBS = "SELECT number, blob FROM logs LEFT JOIN blobs USING (place) WHERE actor = (SELECT actor FROM actors WHERE id = ?)"
+T = TypeVar("T")
+
+_KEY = "SELECT actor FROM actors WHERE id = ?"
+_BLOBS = "SELECT number, blob FROM logs LEFT JOIN blobs USING (place) WHERE actor = ?"
 _KNOWN = f"""
-SELECT id, kind, number, substr(blob, 1, {HEAD_BYTES}) FROM actors JOIN logs USING (actor) LEFT JOIN blobs USING (place)
-WHERE number > 0 AND number = (SELECT max(number) FROM logs l WHERE l.actor = actors.actor)"""
+SELECT id, kind, {family.LAST} AS last, (SELECT substr(blob, 1, {HEAD_BYTES}) FROM blobs WHERE place = coalesce(
+    (SELECT place FROM logs WHERE logs.actor = actors.actor AND logs.number > 0 ORDER BY logs.number DESC LIMIT 1),
+    (SELECT place FROM forks JOIN logs ON logs.actor = source AND logs.number = forks.number WHERE forks.actor = actors.actor)))
+FROM actors WHERE last > 0"""
 
 _HELD = f"""
 SELECT id, kind, number, substr(blob, 1, {HEAD_BYTES}), actor, epoch, owner
 FROM actors INDEXED BY held JOIN logs USING (actor) LEFT JOIN blobs USING (place)
 WHERE owner IS NOT NULL AND id > ? AND number = (SELECT max(number) FROM logs l WHERE l.actor = actors.actor) ORDER BY id"""
+
+NEVER = 2**62
+"""Above the number of any record."""
 
 RESTING = 10_000
 """How many actors with their work done one page of `held_actors` tells of at most."""
@@ -42,28 +51,53 @@ class Held:
 
 def records(connection: sqlite3.Connection, actor_id: str, after: int, limit: int | None, codec: Codec) -> list[Record]:
     """See `Journal.read`."""
-    rows = connection.execute(f"{_BLOBS} AND number > ? ORDER BY number LIMIT ?", (actor_id, max(after, 0), -1 if limit is None else limit)).fetchall()
-    found = []
-    for expected, (number, blob) in enumerate(rows, max(after, 0) + 1):
+    after, found = max(after, 0), list[Record]()
+    for log, number, blob in _one_moment(connection, _blobs, actor_id, after, -1 if limit is None else limit):
+        expected = after + len(found) + 1
         if number != expected:
             raise JournalDamaged(f"record {expected} of {actor_id!r} is lost: after it comes {number}")
-        found.append(_record(actor_id, number, blob, codec))
+        found.append(_record(actor_id, log, number, blob, codec))
     return found
+
+
+def _blobs(connection: sqlite3.Connection, actor_id: str, after: int, limit: int) -> list[tuple[int, int, object]]:
+    """An actor's records, as they lie in its own log and in those that it goes on from: the log, the number, the blob."""
+    row = connection.execute(_KEY, (actor_id,)).fetchone()
+    if row is None:
+        return []
+    found = list[tuple[int, int, object]]()
+    logs = family.line(connection, row[0])
+    ends = [NEVER, *(begins for _, begins in logs)]
+    for (log, begins), end in zip(reversed(logs), reversed(ends[:-1]), strict=True):
+        if end > after and limit:
+            rows = connection.execute(f"{_BLOBS} AND number > ? AND number <= ? ORDER BY number LIMIT ?", (log, max(after, begins), end, limit)).fetchall()
+            found += [(log, number, blob) for number, blob in rows]
+            limit -= len(rows) if limit > 0 else 0
+    return found
+
+
+def _one_moment(connection: sqlite3.Connection, read: Callable[..., T], *arguments: Any) -> T:
+    """What several queries give that all see the file as it is at one moment."""
+    connection.execute("BEGIN")
+    try:
+        return read(connection, *arguments)
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def labelled(connection: sqlite3.Connection, actor_id: str, digest: bytes) -> int | None:
     """See `Journal.labelled`."""
-    row = connection.execute("SELECT number FROM labels WHERE actor = (SELECT actor FROM actors WHERE id = ?) AND digest = ?", (actor_id, digest)).fetchone()
+    row = connection.execute(f"SELECT number FROM labels WHERE actor = ({_KEY}) AND digest = ?", (actor_id, digest)).fetchone()
     return None if row is None else row[0]
 
 
 def snapshot(connection: sqlite3.Connection, actor_id: str, codec: Codec) -> Snapshot | None:
     """See `Journal.snapshot`: one that is damaged, or of a form not known here, is as good as none, for the records are there."""
-    row = connection.execute(f"{_BLOBS} AND number = 0", (actor_id,)).fetchone()
+    row = connection.execute(f"SELECT actor, blob FROM logs JOIN blobs USING (place) WHERE actor = ({_KEY}) AND number = 0", (actor_id,)).fetchone()
     if row is None:
         return None
     try:
-        found = _record(actor_id, None, row[1], codec)
+        found = _record(actor_id, row[0], None, row[1], codec)
     except (JournalDamaged, UnknownRecord):
         return None
     return Snapshot(found.number, found.body)
@@ -100,11 +134,7 @@ def problems(connection: sqlite3.Connection) -> list[str]:
     found = [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
     if found:
         return found
-    connection.execute("BEGIN")  # one moment of the file for all that follows
-    try:
-        return list(_problems(connection))
-    finally:
-        connection.execute("ROLLBACK")
+    return _one_moment(connection, lambda connection: list(_problems(connection)))
 
 
 def back_up(connection: sqlite3.Connection, path: str, target: str) -> None:
@@ -132,8 +162,8 @@ def _known(actor_id: str, kind: str, last: int, head: bytes | None) -> KnownActo
     return KnownActor(actor_id, kind, last, at_of(head))
 
 
-def _record(actor_id: str, number: int | None, blob: object, codec: Codec) -> Record:
-    found = unpacked(actor_id, number, blob)
+def _record(actor_id: str, log: int, number: int | None, blob: object, codec: Codec) -> Record:
+    found = unpacked(log, number, blob)
     if found is None:
         raise JournalDamaged(f"record {number} of {actor_id!r} is not what was written: its checksum says so")
     number, epoch, at, _, kept = found
@@ -144,18 +174,24 @@ def _record(actor_id: str, number: int | None, blob: object, codec: Codec) -> Re
 
 
 def _problems(connection: sqlite3.Connection) -> Iterator[str]:
-    actor, expected, count, actors = "", 1, 0, 0
-    everything = "SELECT id, number, blob FROM actors JOIN logs USING (actor) LEFT JOIN blobs USING (place) ORDER BY id, number"
-    for actor_id, number, blob in connection.execute(everything):
-        if not number:
-            continue  # a snapshot, which nobody misses
-        if actor_id != actor:
-            actor, expected, actors = actor_id, 1, actors + 1
+    count, log, name, expected = 0, 0, "", 1
+    everything = """
+        SELECT logs.actor, coalesce(id, ''), coalesce(forks.number, 0), logs.number, blob
+        FROM logs LEFT JOIN blobs USING (place) LEFT JOIN actors USING (actor) LEFT JOIN forks USING (actor) WHERE logs.number > 0 ORDER BY 1, 4"""
+    for key, actor_id, begins, number, blob in connection.execute(everything):
+        if key != log:
+            log, name, expected = key, repr(actor_id) if actor_id else f"the past that forks of log {key} share", begins + 1
         if number != expected:
-            yield f"record {expected} of {actor_id!r} is lost: after it comes {number}"
-        elif unpacked(actor_id, number, blob) is None:
-            yield f"record {number} of {actor_id!r} is not what was written"
+            yield f"record {expected} of {name} is lost: after it comes {number}"
+        elif unpacked(log, number, blob) is None:
+            yield f"record {number} of {name} is not what was written"
         expected, count = number + 1, count + 1
+    lost = (
+        "SELECT id, number FROM forks JOIN actors USING (actor) WHERE NOT EXISTS (SELECT 1 FROM logs WHERE logs.actor = source AND logs.number = forks.number)"
+    )
+    for actor_id, number in connection.execute(lost):
+        yield f"record {number} of {actor_id!r}, which it was forked at, is lost"
+    actors = connection.execute(f"SELECT count(*) FROM actors WHERE {family.LAST} > 0").fetchone()[0]
     totals = connection.execute("SELECT actors, records FROM totals").fetchone()
     if totals != (actors, count):
         yield f"there are {count} records of {actors} actors, and {totals[1]} of {totals[0]} were written"

@@ -3,6 +3,8 @@
 One blob, because of what must be able to vanish. SQLite overwrites a deleted row, but when rows leave a page it moves their
 neighbours about and leaves copies of them in the gaps. So text is only ever added at the end of one table and overwritten in
 place by a blob of the same length; what is deleted, moved and sorted are numbers. A blob may be longer than its record: the rest is padding.
+
+The checksum is over the number of the log, not over the actor's id: forks read the record too, and go on reading it when its actor is deleted.
 """
 
 from __future__ import annotations
@@ -26,21 +28,21 @@ Unpacked: TypeAlias = tuple[int, int, float, bool, Encoded]
 """A record: its number, epoch, time, whether work is unfinished after it, and body."""
 
 
-def packed(actor_id: str, number: int, epoch: int, at: float, unfinished: bool, kept: Encoded) -> bytes:
+def packed(log: int, number: int, epoch: int, at: float, unfinished: bool, kept: Encoded) -> bytes:
     """The record as a blob."""
     tag = kept.tag.encode()
     rest = _HEAD.pack(0, unfinished, number, epoch, at, kept.version, len(tag), len(kept.data))[4:] + tag + kept.data
-    return zlib.crc32(rest, zlib.crc32(actor_id.encode())).to_bytes(4, "little") + rest
+    return zlib.crc32(rest, zlib.crc32(log.to_bytes(8, "little"))).to_bytes(4, "little") + rest
 
 
-def unpacked(actor_id: str, number: int | None, blob: object) -> Unpacked | None:
-    """The record in a blob, None when it is not what was written for this actor under this number (None: under any)."""
+def unpacked(log: int, number: int | None, blob: object) -> Unpacked | None:
+    """The record in a blob, None when it is not what was written in this log under this number (None: under any)."""
     if not isinstance(blob, bytes) or len(blob) < _HEAD.size:
         return None
     checksum, unfinished, written, epoch, at, version, tag_length, body_length = _HEAD.unpack_from(blob)
     tag_ends = _HEAD.size + tag_length
     ends = tag_ends + body_length
-    if ends > len(blob) or (number is not None and number != written) or zlib.crc32(blob[4:ends], zlib.crc32(actor_id.encode())) != checksum:
+    if ends > len(blob) or (number is not None and number != written) or zlib.crc32(blob[4:ends], zlib.crc32(log.to_bytes(8, "little"))) != checksum:
         return None
     return written, epoch, at, unfinished, Encoded(blob[_HEAD.size : tag_ends].decode(), version, blob[tag_ends:ends])
 

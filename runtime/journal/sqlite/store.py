@@ -16,7 +16,8 @@ from ropewalk.runtime.journal.interface import JournalStatistics
 from ropewalk.runtime.journal.owners import OwnerLock, is_alive, remove_lock
 from ropewalk.runtime.journal.sqlite.file import Connect, connect, explained, file_sizes, prepare
 from ropewalk.runtime.journal.sqlite.reading import Held, held_actors
-from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Redacting, Transaction, forget_if_empty
+from ropewalk.runtime.journal.sqlite.transaction import Transaction, forget_if_empty
+from ropewalk.runtime.journal.sqlite.writing import Appending, Claiming, Deleting, Redacting
 from ropewalk.runtime.supervision import Failure, contain
 
 if TYPE_CHECKING:

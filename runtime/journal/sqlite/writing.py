@@ -7,135 +7,21 @@ and which record is its last. One that may not is refused alone, before it has c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
-import attrs
+from ropewalk.runtime.errors import Fenced, InvalidOption, JournalDamaged, JournalUnavailable, SessionElsewhere, SessionExists, UnknownSession
+from ropewalk.runtime.journal.codec import Encoded
+from ropewalk.runtime.journal.grouping import Operation
+from ropewalk.runtime.journal.interface import Claim, KnownActor
+from ropewalk.runtime.journal.sqlite import family
+from ropewalk.runtime.journal.sqlite.rows import HEAD_BYTES, at_of, is_unfinished, packed, padded, slot_size, unpacked
+from ropewalk.runtime.journal.sqlite.transaction import Pen, Transaction, forget_if_empty
 
-from ropewalk.runtime.errors import Fenced, JournalDamaged, JournalUnavailable, SessionElsewhere
-from ropewalk.runtime.journal.codec import Codec, Encoded
-from ropewalk.runtime.journal.grouping import GroupKeeper, Operation
-from ropewalk.runtime.journal.interface import Claim
-from ropewalk.runtime.journal.sqlite.rows import HEAD_BYTES, blank, is_unfinished, packed, padded, slot_size, unpacked
-
-if TYPE_CHECKING:
-    import sqlite3
-
-__all__ = ["Appending", "Claiming", "Deleting", "Pen", "Redacting", "Releasing", "Resting", "SnapshotSaving", "Transaction"]
+__all__ = ["Appending", "Claiming", "Deleting", "Forking", "Redacting", "Releasing", "Resting", "SnapshotSaving"]
 
 RELEASED_UNFINISHED = 0
 """Stands as the owner of an actor that was released in the middle of its work; no owner has this number."""
 
 _NEWEST = f"SELECT substr(blob, 1, {HEAD_BYTES}) FROM logs JOIN blobs USING (place) WHERE actor = ? AND number > 0 ORDER BY number DESC LIMIT 1"
-_STANDING = "SELECT epoch, owner, (SELECT max(number) FROM logs WHERE logs.actor = actors.actor) FROM actors WHERE actor = ?"
-
-
-class Pen:
-    """A claim this owner holds: `key` is the actor's row, `last` the last record that was handed over, `is_broken` that one was lost."""
-
-    __slots__ = ("actor_id", "codec", "epoch", "is_broken", "keeper", "key", "last")
-
-    def __init__(self, actor_id: str, key: int, epoch: int, last: int, codec: Codec, keeper: GroupKeeper) -> None:
-        self.actor_id = actor_id
-        self.key = key
-        self.epoch = epoch
-        self.last = last
-        self.codec = codec
-        self.keeper = keeper
-        self.is_broken = False
-
-
-@attrs.define(eq=False)
-class Transaction:
-    """What operations work with: the connection, who writes, and whether another owner lives.
-
-    `rows` are records (actor, number, blob) that were checked and are not in the tables yet, `labels` the labels of some (actor, digest, number),
-    `gathered` the last record of each actor that has any.
-    """
-
-    connection: sqlite3.Connection
-    owner: int
-    is_alive: Callable[[int], bool]
-    rows: list[tuple[int, int, bytes]] = attrs.Factory(list)
-    labels: list[tuple[int, bytes, int]] = attrs.Factory(list)
-    gathered: dict[Pen, int] = attrs.Factory(dict)
-    actors: int = 0
-    records: int = 0
-    appends: int = 0
-    snapshots: int = 0
-
-    def flush(self) -> None:
-        """Have the gathered records in the table before anything else is asked of it."""
-        if self.rows:
-            first = (self.one("SELECT max(place) FROM blobs")[0] or 0) + 1
-            self.connection.executemany("INSERT INTO blobs VALUES (?, ?)", [(place, blob) for place, (_, _, blob) in enumerate(self.rows, first)])
-            self.connection.executemany("INSERT INTO logs VALUES (?, ?, ?)", [(key, number, place) for place, (key, number, _) in enumerate(self.rows, first)])
-            self.rows = []
-        if self.labels:
-            self.connection.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", self.labels)
-            self.labels = []
-        self.gathered.clear()
-
-    def place(self, key: int, number: int, blob: bytes) -> None:
-        """Put a blob where there was another one of this actor's number, or none: in its place when it has the room, else in a place of its own."""
-        connection = self.connection
-        old = self.one("SELECT place, length(blob) FROM logs JOIN blobs USING (place) WHERE actor = ? AND number = ?", key, number)
-        if old is not None:
-            fitting = padded(blob, old[1])
-            self.overwrite(old[0], blank(old[1]) if fitting is None else fitting)
-            if fitting is not None:
-                return
-        free = self.one("SELECT place FROM slots WHERE size = ? LIMIT 1", len(blob))
-        if free is None:
-            place = connection.execute("INSERT INTO blobs (blob) VALUES (?)", (blob,)).lastrowid
-        else:
-            place = free[0]
-            connection.execute("DELETE FROM slots WHERE size = ? AND place = ?", (len(blob), place))
-            self.overwrite(place, blob)
-        connection.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?)", (key, number, place))
-        if old is not None:
-            self.leave(*old)
-
-    def take_away(self, key: int, number: int) -> None:
-        """Blank a blob and forget it; nothing when there is none."""
-        old = self.one("SELECT place, length(blob) FROM logs JOIN blobs USING (place) WHERE actor = ? AND number = ?", key, number)
-        if old is not None:
-            self.overwrite(old[0], blank(old[1]))
-            self.connection.execute("DELETE FROM logs WHERE actor = ? AND number = ?", (key, number))
-            self.leave(*old)
-
-    def overwrite(self, place: int, blob: bytes) -> None:
-        """Write over a blob of the same length, so that SQLite moves nothing."""
-        self.connection.execute("UPDATE blobs SET blob = ? WHERE place = ?", (blob, place))
-
-    def leave(self, place: int, length: int) -> None:
-        """A place was blanked: one of the sizes that snapshots have can be another's."""
-        if length == slot_size(length):
-            self.connection.execute("INSERT INTO slots VALUES (?, ?)", (length, place))
-
-    def totals(self) -> tuple[int, int] | None:
-        """Bring the table of totals up to date; the actors and records there are then, None where the transaction changed neither."""
-        if not self.actors and not self.records:
-            return None
-        changed = "UPDATE totals SET actors = actors + ?, records = records + ? RETURNING actors, records"
-        found: tuple[int, int] = self.connection.execute(changed, (self.actors, self.records)).fetchone()
-        return found
-
-    def one(self, statement: str, *values: Any) -> Any:
-        """The first row of a query, None when there is none."""
-        return self.connection.execute(statement, values).fetchone()
-
-    def standing(self, pen: Pen) -> int:
-        """The actor's last record, when this pen may write. Raises `Fenced`."""
-        found = self.one(_STANDING, pen.key)
-        if found is None or found[0] != pen.epoch or found[1] != self.owner:
-            now = "is not there any more" if found is None else f"is written under epoch {found[0]} now"
-            raise Fenced(f"{pen.actor_id!r} {now}; epoch {pen.epoch} may not write it")
-        return found[2] or 0
-
-    def may_take(self, actor_id: str, owner: int | None) -> None:
-        """Return when nobody else that lives owns the actor. Raises `SessionElsewhere`."""
-        if owner is not None and owner != self.owner and self.is_alive(owner):
-            raise SessionElsewhere(f"{actor_id!r} is owned by another runtime that is alive")
 
 
 class Claiming(Operation):
@@ -163,7 +49,7 @@ class Claiming(Operation):
             return
         self.key, kind, epoch, owner = found
         transaction.may_take(self.actor_id, owner)
-        last = transaction.one("SELECT max(number) FROM logs WHERE actor = ?", self.key)[0] or 0
+        last = transaction.last(self.key)
         kind = kind if last else self.kind
         transaction.connection.execute("UPDATE actors SET epoch = ?, owner = ?, kind = ? WHERE actor = ?", (epoch + 1, transaction.owner, kind, self.key))
         self.claim = Claim(epoch + 1, last, kind)
@@ -263,20 +149,37 @@ class Redacting(_ByPen):
         last = transaction.standing(pen)
         if self.first != last + 1:
             raise Fenced(f"record {self.first} of {pen.actor_id!r} does not follow the last one, {last}")
-        olds: list[tuple[int, int, float, bool]] = []
-        for number, _ in self.replaced:
-            row = transaction.one("SELECT blob FROM logs JOIN blobs USING (place) WHERE actor = ? AND number = ?", pen.key, number)
-            found = None if row is None else unpacked(pen.actor_id, number, row[0])
-            if found is None:
-                raise JournalDamaged(f"record {number} of {pen.actor_id!r} is not what was written, so it cannot be redacted; delete the actor to be rid of it")
-            olds.append(found[:4])
-        for (number, epoch, at, unfinished), (_, kept) in zip(olds, self.replaced, strict=True):
-            transaction.place(pen.key, number, packed(pen.actor_id, number, epoch, at, unfinished, kept))
-        transaction.take_away(pen.key, 0)
+        places = family.holders(transaction.connection, pen.key, (number for number, _ in self.replaced))
+        lowest = {log: number for number, log in sorted(places.items(), reverse=True)}  # who shares a later record of a log shares this one too
+        sharers = {sharer[0]: sharer for log, number in lowest.items() for sharer in family.sharing(transaction.connection, log, number)}
+        for _, actor_id, owner in sharers.values():
+            transaction.may_take(actor_id, owner)
+        changed = [self._changed(transaction, places[number], number, kept) for number, kept in self.replaced]
+        for (number, _), blob in zip(self.replaced, changed, strict=True):
+            transaction.place(places[number], number, blob)
+        for key in {pen.key, *sharers}:
+            transaction.take_away(key, 0)
         transaction.rows.extend([(pen.key, number, blob) for number, blob in enumerate(self.blobs, self.first)])
         transaction.records += len(self.blobs)
         transaction.appends += 1
         transaction.flush()
+
+    def _changed(self, transaction: Transaction, log: int, number: int, kept: Encoded) -> bytes:
+        row = transaction.one("SELECT blob FROM logs JOIN blobs USING (place) WHERE actor = ? AND number = ?", log, number)
+        found = None if row is None else unpacked(log, number, row[0])
+        if found is None:
+            actor_id = self.pen.actor_id
+            raise JournalDamaged(f"record {number} of {actor_id!r} is not what was written, so it cannot be redacted; delete the actor to be rid of it")
+        _, epoch, at, unfinished, _ = found
+        return packed(log, number, epoch, at, unfinished, kept)
+
+    def settled(self) -> None:
+        """One that was refused because of a relative changed nothing, so the log goes on, unless more was added to it already."""
+        pen = self.pen
+        if isinstance(self.error, SessionElsewhere) and pen.last == self.first - 1 + len(self.blobs):
+            pen.last = self.first - 1
+        else:
+            super().settled()
 
 
 class Releasing(Operation):
@@ -342,15 +245,13 @@ class Deleting(Operation):
         key, epoch, owner = found
         transaction.may_take(self.actor_id, owner)
         connection = transaction.connection
+        self.found = transaction.last(key) > 0
         transaction.take_away(key, 0)
-        connection.execute("UPDATE blobs SET blob = zeroblob(length(blob)) WHERE place IN (SELECT place FROM logs WHERE actor = ?)", (key,))
-        count = connection.execute("DELETE FROM logs WHERE actor = ?", (key,)).rowcount
         connection.execute("DELETE FROM labels WHERE actor = ?", (key,))
         connection.execute("DELETE FROM actors WHERE actor = ?", (key,))
         connection.execute("UPDATE totals SET epoch = max(epoch, ?)", (epoch,))
-        transaction.actors -= count > 0
-        transaction.records -= count
-        self.found = count > 0
+        transaction.actors -= self.found
+        transaction.records -= transaction.let_go(key)
 
     def settled(self) -> None:
         """Fence whoever writes it here."""
@@ -358,10 +259,48 @@ class Deleting(Operation):
             self._gone(self.actor_id)
 
 
-def forget_if_empty(transaction: Transaction, key: int) -> None:
-    """Take the row of an actor away that nobody owns and that has no records."""
-    empty = "DELETE FROM actors WHERE actor = ? AND owner IS NULL AND NOT EXISTS (SELECT 1 FROM logs WHERE logs.actor = actors.actor AND number > 0)"
-    found = transaction.one("SELECT epoch FROM actors WHERE actor = ?", key)
-    if found is not None and transaction.connection.execute(empty, (key,)).rowcount:
-        transaction.take_away(key, 0)
-        transaction.connection.execute("UPDATE totals SET epoch = max(epoch, ?)", (found[0],))
+class Forking(Operation):
+    """A log that goes on from another one's records; `known` is what came of it."""
+
+    __slots__ = ("kind", "known", "new_id", "number", "source_id")
+
+    is_synced = True
+
+    def __init__(self, source_id: str, number: int, new_id: str, kind: str) -> None:
+        super().__init__()
+        self.source_id = source_id
+        self.number = number
+        self.new_id = new_id
+        self.kind = kind
+        self.known: KnownActor | None = None
+
+    def carry_out(self, transaction: Transaction) -> None:
+        """Make it, with nothing of the records but whose they are."""
+        transaction.flush()
+        source = transaction.one(f"SELECT actor, kind, epoch, {family.LAST} FROM actors WHERE id = ?", self.source_id)
+        if source is None or not source[3]:
+            raise UnknownSession(f"there is no log of {self.source_id!r} to fork")
+        key, kind, epoch, last = source
+        if type(self.number) is not int or not 0 < self.number <= last:
+            raise InvalidOption(f"{self.source_id!r} has no record {self.number!r} to be forked at; its last one is {last}")
+        self._clear(transaction)
+        epoch = max(epoch, transaction.one("SELECT epoch FROM totals")[0])  # no record here is of a later epoch than those that follow
+        made = "INSERT INTO actors (id, kind, epoch) VALUES (?, ?, ?)"
+        fork = transaction.connection.execute(made, (self.new_id, self.kind or kind, epoch)).lastrowid
+        log = family.holders(transaction.connection, key, [self.number])[self.number]
+        transaction.connection.execute("INSERT INTO forks VALUES (?, ?, ?)", (fork, log, self.number))
+        transaction.actors += 1
+        head = transaction.one(f"SELECT substr(blob, 1, {HEAD_BYTES}) FROM logs JOIN blobs USING (place) WHERE actor = ? AND number = ?", log, self.number)
+        self.known = KnownActor(self.new_id, self.kind or kind, self.number, None if head is None else at_of(head[0]))
+
+    def _clear(self, transaction: Transaction) -> None:
+        """Have no row of the new id; one may be left of an owner that is dead."""
+        found = transaction.one(f"SELECT actor, owner, {family.LAST} FROM actors WHERE id = ?", self.new_id)
+        if found is None:
+            return
+        key, owner, last = found
+        transaction.may_take(self.new_id, owner)
+        if last or owner == transaction.owner:
+            raise SessionExists(f"{self.new_id!r} {'has a log' if last else 'is claimed'} already; a fork needs an id of its own")
+        transaction.connection.execute("UPDATE actors SET owner = NULL WHERE actor = ?", (key,))
+        forget_if_empty(transaction, key)
