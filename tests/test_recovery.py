@@ -133,6 +133,7 @@ PLANS: dict[str, tuple[Any, ...]] = {
     "tool": (Reply(text="let me see", tool_uses=[ToolUse("pay", {"amount": 1}, "a")]), "done"),
     "safe tool": (Reply(tool_uses=[ToolUse("balance", {}, "a")]), "done"),
     "keyed tool": (Reply(tool_uses=[ToolUse("pay_once", {"amount": 2}, "a")]), "done"),
+    "two tools": (Reply(tool_uses=[ToolUse("pay", {"amount": 1}, "a"), ToolUse("pay_once", {"amount": 2}, "b")]), "done"),
     "three tools": (
         Reply(tool_uses=[ToolUse("pay", {"amount": 1}, "a"), ToolUse("pay_once", {"amount": 2}, "b"), ToolUse("pay", {"amount": 3}, "c")]),
         Reply(tool_uses=[ToolUse("pay", {"amount": 4}, "d"), ToolUse("no_such_tool", {}, "e"), ToolUse("pay", "{", "f")]),
@@ -418,11 +419,13 @@ class TestKeys:
         spec = banking(bank)
         async with virtual_runtime(specs=[spec]) as runtime:
             session = await runtime.open("me", spec)
-            first = await session.ask("tool: go", request_state={"user": 7}, key="k")
-            again = await session.ask("tool: go", key="k")
-            assert first.state == again.state == {"user": 7, "paid": 1}
-            assert first.message == again.message
-            assert len(bank.books) == 1
+            for plan, paid in {"tool": 1, "two tools": 1, "three tools": 8}.items():
+                first = await session.ask(f"{plan}: go", request_state={"user": 7}, key=plan)
+                payments = len(bank.books)
+                again = await session.ask(f"{plan}: go", key=plan)
+                assert first.state == again.state == {"user": 7, "paid": paid}
+                assert first.message == again.message
+                assert len(bank.books) == payments
 
 
 # --- any story of deaths ----------------------------------------------------------------------------------------------

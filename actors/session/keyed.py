@@ -14,7 +14,7 @@ from ropewalk.actors.errors import ContextWindowOverflow, KeyReused, ModelError,
 from ropewalk.actors.messages import Message
 from ropewalk.actors.result import AgentResult
 from ropewalk.actors.session.prompt import Prompt
-from ropewalk.actors.session.records import Accepted, Begun, Body, Said, Settled, Withdrawn
+from ropewalk.actors.session.records import Accepted, Begun, Body, Returned, Said, Settled, Withdrawn
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import InvalidOption, JournalDamaged, JournalUnavailable
 
@@ -133,6 +133,8 @@ class _Story:
                 self._turn_id = turn_id
             case Said(entry=entry, request_state=state) if entry.turn_id == self._turn_id:
                 self._heard([entry.message], state)
+            case Returned(turn_id=turn_id, request_state=state) if turn_id == self._turn_id:
+                self._heard([], state)
             case Settled(turn_id=turn_id) if turn_id == self._turn_id:
                 self._heard([entry.message for entry in body.entries], body.request_state)
                 self.stop_reason, self.error, self.is_told = body.stop_reason or "failed", _error(body), True
