@@ -20,13 +20,14 @@ from ropewalk.actors.session.activation import activate, adopt
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.spec import AgentSpec
 from ropewalk.actors.transient import Places
-from ropewalk.runtime.cell import Cell, refuse_deadlock
+from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import Refused, RuntimeClosed, SessionBusy
 from ropewalk.runtime.handler import Handler
 from ropewalk.runtime.journal import Journal, MemoryJournal
 from ropewalk.runtime.log import log
 from ropewalk.runtime.runtime import Runtime
 from ropewalk.runtime.supervision import Failure, attempt
+from ropewalk.runtime.surroundings import refuse_deadlock
 
 __all__ = ["OwnSpec", "Residence", "Stay"]
 

@@ -11,8 +11,9 @@ from ropewalk.actors.conversation import RUNGS, ConversationManager, NullConvers
 from ropewalk.actors.limits import Limits
 from ropewalk.actors.models import Model, resolve
 from ropewalk.actors.tools import ToolRegistry
-from ropewalk.runtime.cell import Actor, Cell
+from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption
+from ropewalk.runtime.kind import Actor
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.handle import Session

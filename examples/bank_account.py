@@ -22,7 +22,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from ropewalk.runtime.cell import Cell, Envelope
+from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import Quarantined, Refused
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.journaled import Journaled

@@ -8,16 +8,15 @@ its incarnation too: letting it go is a message like any other, so nothing else 
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import traceback
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import anyio
 import anyio.lowlevel
 
-from ropewalk.runtime.backend import ANY_BACKEND, Wakeup
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import (
     Fenced,
     JournalUnavailable,
@@ -28,24 +27,24 @@ from ropewalk.runtime.errors import (
     SessionElsewhere,
     SessionExists,
     UnknownSession,
-    WouldDeadlock,
 )
 from ropewalk.runtime.event import SessionPassivated
 from ropewalk.runtime.handler import exit_in
 from ropewalk.runtime.log import log
 from ropewalk.runtime.mailbox import Mailbox
-from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
 from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt, attempt_foreign, in_words, stepwise
+from ropewalk.runtime.surroundings import refuse_deadlock, working_on
 
 if TYPE_CHECKING:
     from ropewalk.runtime.channel import Publisher
     from ropewalk.runtime.clock import Clock
     from ropewalk.runtime.event import Event
     from ropewalk.runtime.journal import Claim, Journal
+    from ropewalk.runtime.kind import Actor, ActorKind
     from ropewalk.runtime.runtime import Runtime
 
-__all__ = ["PASSIVATE", "Actor", "ActorKind", "Cell", "Envelope", "is_work_of", "messages_around", "refuse_deadlock", "surroundings", "waiting_for"]
+__all__ = ["PASSIVATE", "Cell"]
 
 OVERTAKEN = object()
 """What comes of handling a message before which others have to be handled, as its actor's activation found: nothing yet."""
@@ -58,139 +57,6 @@ BREATH = 64
 
 PASSIVATE = object()
 """The body of the one message that a cell handles itself: let the incarnation go. It goes into the control lane."""
-
-
-class Actor(Protocol):
-    """One incarnation. Its methods are never run beside each other.
-
-    One that has figures its handle shows may have ``summary()``: what is left of it to show while there is no incarnation.
-
-    One that handles what may take long may have ``cancel()``: it ends that soon, as if its asker had left. One that
-    keeps account of what waits for it may have ``turned_away(envelope)``: that message will not be handled. Both are called when the
-    actor is to be deleted.
-
-    One whose state runs ahead of what it has published may also have ``untold()``: it gives something to await before it is
-    asked again, and None when a `snapshot` tells nothing that readers have not heard.
-
-    One that holds back anything its journal does not have may have ``async passivate()``: it is called when the incarnation
-    is to be let go, and once it has returned, all there is must be in the journal. What it raises ends the incarnation as
-    `receive` does.
-    """
-
-    async def receive(self, envelope: Envelope) -> Any:
-        """Handle one message to its end; what it returns is the reply, unless the envelope has been answered already.
-
-        Raising `Refused` turns the message down. Any other exception ends this incarnation: the next message is handled by
-        one made anew from the journal.
-        """
-        ...
-
-    def snapshot(self) -> Event:
-        """The actor's state as an event, for readers that come late."""
-        ...
-
-
-class ActorKind(Protocol):
-    """What a runtime needs to know to keep actors of some kind.
-
-    One whose records are more than plain JSON values has a ``codec`` too, a `Codec` that journals outside this process keep them by.
-    One whose actors must not be let go of while they are idle says ``passivates = False``.
-    """
-
-    @property
-    def name(self) -> str:
-        """What the journal calls this kind."""
-        ...
-
-    @property
-    def mailbox(self) -> int:
-        """How many messages may wait for one actor."""
-        ...
-
-    async def activate(self, cell: Cell, *, create: bool, **seed: Any) -> Actor:
-        """Make an incarnation from the cell's journal; raises `UnknownSession` when there is none and `create` is False.
-
-        `seed` is what the caller of `Runtime.open` gave for a new actor; `SessionExists` when there is one already. The log is
-        claimed with `Cell.claim`, and the claim's epoch begun with `Publisher.begin_epoch`: that is the one released later.
-        """
-        ...
-
-    def handle(self, cell: Cell) -> Any:
-        """What `Runtime.open` returns: the face of the actor."""
-        ...
-
-
-class Envelope:
-    """A message on its way to an actor, with the slot for its one outcome.
-
-    `context` is the sender's `contextvars` context the message is handled in, None for a clean one. `awaited` says whether
-    the sender waits for the outcome: only then can handling it deadlock with what the sender is part of.
-    """
-
-    __slots__ = ("awaited", "body", "context", "outcome", "waited_by")
-
-    def __init__(self, body: Any, *, awaited: bool = True, new_wakeup: Callable[[], Wakeup] = ANY_BACKEND.wakeup) -> None:
-        self.body = body
-        self.awaited = awaited
-        self.context: contextvars.Context | None = contextvars.copy_context()
-        self.outcome: Outcome[Any] = Outcome(new_wakeup)
-        self.waited_by: tuple[tuple[Cell, Envelope | anyio.Event], ...] = ()
-
-
-_working: contextvars.ContextVar[tuple[tuple[Cell, Envelope | anyio.Event], ...]] = contextvars.ContextVar("ropewalk_working", default=())
-"""What this code is part of, outermost first: messages being handled, and activations (named by the event of their end)."""
-
-
-surroundings = _working.get
-"""What the calling code is part of, as above: empty for code that no actor runs, which is what most need to know."""
-
-
-def messages_around() -> tuple[tuple[Cell, Envelope], ...]:
-    """The messages whose handling the calling code is part of, each with its cell, outermost first."""
-    working = _working.get()
-    return tuple((cell, part) for cell, part in working if isinstance(part, Envelope)) if working else ()
-
-
-def is_work_of(runtime: Runtime) -> bool:
-    """Whether the calling code is part of something an actor of this runtime does now."""
-    return any(cell.runtime is runtime and cell.does(part) for cell, part in _working.get())
-
-
-def refuse_deadlock(cell: Cell) -> None:
-    """Raise `WouldDeadlock` when `cell` cannot get to its next message before the calling code is done.
-
-    So it is when the code is part of what the cell does now, or when what the cell does now waits, perhaps through others,
-    for a cell that the code is part of.
-    """
-    if not (around := _working.get()):
-        return
-    held: set[Cell] = set()
-    found = [working for working, part in around if working.does(part)]
-    while found:
-        holding = found.pop()
-        if holding not in held:
-            held.add(holding)
-            found.extend(holding.waiting_cells())
-    if cell in held:
-        raise WouldDeadlock(
-            f"this code is part of the turn that {cell.id!r} works on or waits for, so waiting for its next one would wait for ever; "
-            "use submit(), which does not wait, or another session"
-        )
-
-
-@contextlib.contextmanager
-def waiting_for(cell: Cell, envelope: Envelope) -> Generator[None]:
-    """While it lasts, the calling code waits for a message it sent without waiting; raises `WouldDeadlock` where that would be for ever."""
-    refuse_deadlock(cell)
-    around, before = _working.get(), envelope.waited_by
-    envelope.waited_by = (*before, *around)
-    try:
-        yield
-    finally:
-        left = list(envelope.waited_by)
-        for part in around:
-            left.remove(part)
-        envelope.waited_by = tuple(left)
 
 
 class Cell:
@@ -308,7 +174,7 @@ class Cell:
             (cell, part)
             for envelope in self.mailbox.waiting()
             if envelope.awaited and envelope.context is not None
-            for cell, part in envelope.context.get(_working, ())
+            for cell, part in envelope.context.get(working_on, ())
         ]
         current = () if self.current is None else (self.current,)
         joined = [pair for envelope in (*current, *self.mailbox.waiting()) for pair in envelope.waited_by]
@@ -495,7 +361,7 @@ class Cell:
         if self.passivated:
             self.runtime.take_up(self)
         self._activating = done = anyio.Event()
-        outer = _working.set((*_working.get(), (self, done)))
+        outer = working_on.set((*working_on.get(), (self, done)))
         try:
             with guarded():
                 self.actor = await self.kind.activate(self, create=create, **seed)
@@ -504,17 +370,17 @@ class Cell:
             if self.actor is None:
                 raise
         finally:
-            _working.reset(outer)
+            working_on.reset(outer)
             self._activating = None
             self.passivated = self.passivated and self.actor is None
             done.set()
             if not self.busy and (self.passivated or self.runtime.passivation is not None):
                 self.runtime.put_aside(self)
-        return cast(Actor, self.actor)
+        return cast("Actor", self.actor)
 
     async def _handle(self, envelope: Envelope) -> Any:
         context = envelope.context or contextvars.Context()
-        around = context.get(_working, ()) if envelope.awaited else ()
+        around = context.get(working_on, ()) if envelope.awaited else ()
         actor = self.actor
         if envelope.body is PASSIVATE:
             handling = self._passivate(envelope)
@@ -526,7 +392,7 @@ class Cell:
             handling = actor.receive(envelope)
         envelope.context = None  # it may hold the asker's whole world; let it go when the message is done
         self.unguarded += 1
-        context.run(_working.set, (*around, (self, envelope)))
+        context.run(working_on.set, (*around, (self, envelope)))
         # A parked worker lends its task, never its context variables.
         return await stepwise(context.run, handling)
 
@@ -562,11 +428,11 @@ class Cell:
 
     async def _activate_within(self, around: tuple[tuple[Cell, Envelope | anyio.Event], ...]) -> Actor:
         """Activate for a message, which waits meanwhile: so does whoever waits for it, and nothing else of theirs comes in here."""
-        outer = _working.set(around)
+        outer = working_on.set(around)
         try:
             return await self.activate()
         finally:
-            _working.reset(outer)
+            working_on.reset(outer)
 
     async def _failed(self, error: Exception) -> None:
         """End the incarnation; a fault of its own counts against its restart policy, a fault of the journal does not."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ropewalk.runtime.cell import Cell, refuse_deadlock
+from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import UnknownSession
+from ropewalk.runtime.surroundings import refuse_deadlock
 
 if TYPE_CHECKING:
     from ropewalk.runtime.runtime import Runtime

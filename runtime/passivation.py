@@ -13,7 +13,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from ropewalk.runtime.backend import ANY_BACKEND, Bell
-from ropewalk.runtime.cell import PASSIVATE, Cell, Envelope
+from ropewalk.runtime.cell import PASSIVATE, Cell
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.seconds import is_seconds
 

@@ -17,8 +17,9 @@ from ropewalk.runtime.log import log
 from ropewalk.runtime.supervision import Failure, attempt, in_words
 
 if TYPE_CHECKING:
-    from ropewalk.runtime.cell import ActorKind, Cell
+    from ropewalk.runtime.cell import Cell
     from ropewalk.runtime.journal import KnownActor
+    from ropewalk.runtime.kind import ActorKind
 
 __all__ = ["AT_ONCE", "Recovery", "RecoveryReport"]
 

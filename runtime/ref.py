@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ropewalk.runtime.cell import Cell, Envelope, refuse_deadlock
+from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.mailbox import MailboxStatistics
+from ropewalk.runtime.surroundings import refuse_deadlock
 
 __all__ = ["ActorRef"]
 

@@ -19,26 +19,29 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import attrs
 
 from ropewalk.runtime.backend import ANY_BACKEND, running_backend
-from ropewalk.runtime.cell import PASSIVATE, ActorKind, Cell, Envelope, is_work_of, refuse_deadlock
-from ropewalk.runtime.channel import Channel, ChannelStatistics, Publisher
+from ropewalk.runtime.cell import PASSIVATE, Cell
+from ropewalk.runtime.channel import Channel, Publisher
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.deletion import delete
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.handler import Handler, OnError
-from ropewalk.runtime.journal import Journal, JournalStatistics, KnownActor, journal_at
+from ropewalk.runtime.journal import Journal, KnownActor, journal_at
 from ropewalk.runtime.journal.keeping import Keeping
+from ropewalk.runtime.kind import ActorKind
 from ropewalk.runtime.passivation import Passivation
 from ropewalk.runtime.recovery import Recovery, RecoveryReport
+from ropewalk.runtime.reports import RuntimeStatistics, SessionInfo, ShutdownReport
 from ropewalk.runtime.seconds import is_seconds
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
+from ropewalk.runtime.surroundings import is_work_of, refuse_deadlock
 from ropewalk.runtime.workers import WorkerPool
 
-__all__ = ["Runtime", "RuntimeStatistics", "SessionInfo", "ShutdownReport", "SyncCalls", "check_session_id", "current_runtime", "enclosing_runtime"]
+__all__ = ["Runtime", "SyncCalls", "check_session_id", "current_runtime", "enclosing_runtime"]
 
 T = TypeVar("T")
 
@@ -65,44 +68,6 @@ def check_session_id(session_id: object) -> str:
     if isinstance(session_id, str) and _SESSION_ID.fullmatch(session_id):
         return session_id
     raise InvalidSessionId(f"a session id is 1 to 200 characters of A-Z a-z 0-9 . _ : @ - and does not start with a dot, not {session_id!r:.300}")
-
-
-@attrs.frozen
-class RuntimeStatistics:
-    """What a runtime holds now: actors `known`, `resident` (in memory), `busy`, `quarantined`; and its channel's and journal's own.
-
-    Known are those in memory and those somebody holds a handle of; the journal counts the others. `restarts` and
-    `passivations` are how often any actor has failed, or was let go from memory, since the runtime was opened.
-    """
-
-    known: int
-    resident: int
-    busy: int
-    quarantined: int
-    restarts: int
-    passivations: int
-    events: ChannelStatistics
-    journal: JournalStatistics
-
-
-@attrs.frozen
-class SessionInfo:
-    """One known session: its `status` is idle, busy, quarantined, or passivated when it is in the journal only.
-
-    One in the journal whose runtime is gone in the middle of its work is unfinished, or unclaimed where no spec of this runtime names its kind.
-    """
-
-    id: str
-    kind: str | None
-    status: Literal["idle", "busy", "quarantined", "passivated", "unfinished", "unclaimed"]
-    waiting: int
-
-
-@attrs.frozen
-class ShutdownReport:
-    """How closing went: the ids of the actors that did not finish within their grace and were cancelled, those that began last first."""
-
-    cancelled: tuple[str, ...] = ()
 
 
 class Runtime:

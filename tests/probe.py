@@ -10,7 +10,8 @@ import anyio
 import anyio.lowlevel
 import trio
 
-from ropewalk.runtime.cell import Cell, Envelope
+from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import Refused, SessionExists
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.journal import MemoryJournal

@@ -35,7 +35,7 @@ from ropewalk.actors.messages import Message
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.journal import Fault
 from ropewalk.runtime.passivation import due
-from ropewalk.runtime.runtime import SessionInfo
+from ropewalk.runtime.reports import SessionInfo
 from ropewalk.runtime.supervision import Backoff, RestartPolicy
 from ropewalk.testing import Reply
 from talk import Gate, Witness, agent, assert_sound, replayed, said, told, virtual_runtime

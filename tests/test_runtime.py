@@ -17,8 +17,9 @@ import trio
 import trio.testing
 
 from probe import Broken, CountingJournal, Did, Probe, ProbeActor, Standing, add, add_after, chain, crash, crash_after, hang, read, refuse, wait
-from ropewalk.runtime.cell import Cell, Envelope
+from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.clock import Clock
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import (
     DuplicateKind,
     Fenced,
@@ -37,7 +38,8 @@ from ropewalk.runtime.event import HandlerFailed
 from ropewalk.runtime.journal import Fault, MemoryJournal
 from ropewalk.runtime.journaled import Journaled
 from ropewalk.runtime.ref import ActorRef
-from ropewalk.runtime.runtime import Runtime, SessionInfo, check_session_id, current_runtime
+from ropewalk.runtime.reports import SessionInfo
+from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime
 from ropewalk.runtime.supervision import Backoff, CancelledItself, RestartPolicy
 
 QUICK = RestartPolicy(max_restarts=2, within=30, backoff=Backoff(first=0.001, jitter=0))

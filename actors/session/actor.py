@@ -19,9 +19,11 @@ from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.tools import ToolLimits
 from ropewalk.actors.view import Edit, Entry, listed
-from ropewalk.runtime.cell import Cell, Envelope, messages_around
+from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.supervision import Failure, attempt, contain
+from ropewalk.runtime.surroundings import messages_around
 
 if TYPE_CHECKING:
     from ropewalk.actors.conversation import ConversationManager

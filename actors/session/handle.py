@@ -20,13 +20,15 @@ from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
 from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.validity import copied
 from ropewalk.actors.view import TranscriptEntry
-from ropewalk.runtime.cell import Cell, Envelope, messages_around, refuse_deadlock
+from ropewalk.runtime.cell import Cell
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import Fenced, JournalUnavailable
 from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.mailbox import MailboxStatistics
 from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.runtime import check_session_id
 from ropewalk.runtime.supervision import contain
+from ropewalk.runtime.surroundings import messages_around, refuse_deadlock
 
 if TYPE_CHECKING:
     from ropewalk.runtime.runtime import Runtime

@@ -9,7 +9,7 @@ from ropewalk.actors.errors import InvalidConversation, InvalidPrompt, InvalidRe
 from ropewalk.actors.messages import Message
 from ropewalk.actors.validity import MAX_DEPTH, copied, door
 from ropewalk.runtime.backend import ANY_BACKEND, Wakeup
-from ropewalk.runtime.cell import Envelope
+from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.outcome import Outcome
 
 if TYPE_CHECKING:

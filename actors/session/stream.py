@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, TurnEnded, TurnPaused
-from ropewalk.runtime.cell import Cell, messages_around, refuse_deadlock, surroundings, waiting_for
+from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.channel import kinds_of
 from ropewalk.runtime.errors import InvalidOption
 from ropewalk.runtime.subscription import Subscription
+from ropewalk.runtime.surroundings import messages_around, refuse_deadlock, surroundings, waiting_for
 
 if TYPE_CHECKING:
     from ropewalk.actors.result import AgentResult
