@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ropewalk import (
     AgentSpec,
+    ContextWindowOverflow,
     InvalidOption,
     KeyReused,
     MemoryJournal,
@@ -32,7 +33,7 @@ from ropewalk.actors.messages import Message, text_of, tool_results, tool_uses
 from ropewalk.runtime.journal import Snapshot
 from ropewalk.runtime.supervision import Failure, attempt
 from ropewalk.testing import Reply, ScriptedModel, ToolUse, VirtualClock, in_trio
-from talk import Witness, agent, assert_sound, replayed, told, virtual_runtime
+from talk import Witness, agent, assert_sound, replayed, said, told, virtual_runtime
 
 DOUBT = "The process ended before this tool's result was known; it may or may not have had its effect."
 
@@ -130,6 +131,7 @@ class Bank:
 
 PLANS: dict[str, tuple[Any, ...]] = {
     "text": ("one two three",),
+    "slow text": (Reply(text="one two three", pace=1),),
     "tool": (Reply(text="let me see", tool_uses=[ToolUse("pay", {"amount": 1}, "a")]), "done"),
     "safe tool": (Reply(tool_uses=[ToolUse("balance", {}, "a")]), "done"),
     "keyed tool": (Reply(tool_uses=[ToolUse("pay_once", {"amount": 2}, "a")]), "done"),
@@ -140,6 +142,9 @@ PLANS: dict[str, tuple[Any, ...]] = {
         "done",
     ),
 }
+
+
+LONG = [message for number in range(6) for message in (told(f"question {number} " * 50), said(f"answer {number} " * 50))]
 
 
 def said_in_turn(messages: Sequence[Message]) -> int:
@@ -154,6 +159,8 @@ def said_in_turn(messages: Sequence[Message]) -> int:
 
 def planned(plans: dict[str, tuple[Any, ...]]) -> Callable[[Sequence[Message]], Any]:
     def reply(messages: Sequence[Message]) -> Any:
+        if LONG[0] in messages:
+            return ContextWindowOverflow()
         prompt = next(message for message in reversed(messages) if message["role"] == "user" and not tool_results(message))
         return plans[text_of(prompt).split(":")[0]][said_in_turn(messages)]
 
@@ -270,6 +277,81 @@ def without_doubts(messages: Sequence[Message], beside: Sequence[Message] | None
         (message["role"], [block for number, block in enumerate(message["content"]) if (place, number) not in doubtful])
         for place, message in enumerate(messages)
     ]
+
+
+def test_a_process_that_dies_in_a_turn_with_a_reduction() -> None:
+    """The view is what it was before the reduction or after it, and the prompt is answered once."""
+
+    @in_trio
+    async def die_before(write: int) -> None:
+        bank = Bank()
+        journal, spec = Mortal(write), banking(bank)
+
+        async def go(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec, messages=LONG)
+            await (await session.submit("tool: go")).result()
+
+        died = await live(journal, spec, go)
+        later, _ = await to_the_end(journal, spec)
+
+        async def look(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            messages = await session.messages()
+            assert len([message for message in messages if message == told("tool: go")]) == (write > 1)
+            assert write <= 1 or (len(messages) <= len(LONG) and text_of(messages[-1]) == "done")
+            said_ever = [text_of(entry.message) async for entry in session.transcript()]
+            assert all(text_of(message) in said_ever for message in (LONG if write else []))
+            check_bank(bank, messages)
+            await assert_sound(session)
+
+        assert not await live(Mortal(beside=later), spec, look)
+        died_before.append(died)
+
+    died_before: list[bool] = []
+    write = 0
+    while not died_before or died_before[-1]:
+        die_before(write)
+        write += 1
+    assert write > 5
+
+
+@pytest.mark.parametrize("name", ["slow text", "tool", "three tools"])
+def test_a_process_that_dies_while_a_turn_is_cancelled(name: str) -> None:
+    """What is told to be cancelled stays so; what is not may go on. Either way the prompt has one outcome and the history is sound."""
+
+    @in_trio
+    async def die_before(write: int) -> None:
+        bank = Bank()
+        journal, spec = Mortal(write), banking(bank)
+        told_cancelled: list[bool] = []
+
+        async def go(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            turn = await session.submit(f"{name}: go", key="k")
+            await trio.sleep(0.5)
+            await turn.cancel()
+            told_cancelled.append(turn.done)
+
+        died_before.append(await live(journal, spec, go))
+        witness = Witness()
+        later, _ = await to_the_end(journal, spec, witness)
+
+        async def look(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            if told_cancelled:
+                assert witness.of(TurnResumed) == []
+            result = await session.ask(f"{name}: go", key="k")
+            assert result.stop_reason == "cancelled" or not told_cancelled
+            check_bank(bank, await session.messages())
+            await assert_sound(session)
+
+        assert not await live(Mortal(beside=later), spec, look)
+
+    died_before: list[bool] = []
+    write = 0
+    while not died_before or died_before[-1]:
+        die_before(write)
+        write += 1
 
 
 @in_trio
