@@ -10,7 +10,7 @@ import msgspec
 from ropewalk.actors.messages import Message
 from ropewalk.actors.view import Edit, Entry
 
-__all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Opened", "Pinned", "Said", "Settled", "Withdrawn"]
+__all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Opened", "Pinned", "Redacted", "Said", "Settled", "Withdrawn"]
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -75,6 +75,12 @@ class Pinned(msgspec.Struct, frozen=True, tag=True, gc=False):
     pinned: bool = True
 
 
+class Redacted(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """What an entry said was taken out of the records before this one: they hold its blocks without their words. Nothing else changed."""
+
+    number: int
+
+
 class Settled(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A turn ended. First `edit` (a rollback) is applied, then `entries` close the view; `aside` was said but never came into it."""
 
@@ -96,4 +102,4 @@ class Withdrawn(msgspec.Struct, frozen=True, tag=True, gc=False):
     outcome: str
 
 
-Body: TypeAlias = Opened | Accepted | Begun | Said | Edited | Added | Pinned | Settled | Withdrawn
+Body: TypeAlias = Opened | Accepted | Begun | Said | Edited | Added | Pinned | Redacted | Settled | Withdrawn

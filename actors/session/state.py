@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ropewalk.actors.messages import Message
-from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Opened, Pinned, Said, Settled, Withdrawn
+from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Opened, Pinned, Redacted, Said, Settled, Withdrawn
 from ropewalk.actors.view import Entry, Transcript, View
 
 __all__ = ["OpenTurn", "SessionState", "entries_in", "transcribe"]
@@ -147,6 +147,9 @@ class SessionState:
     def _pinned(self, body: Pinned) -> None:
         self.pins = self.pins | {body.number} if body.pinned else self.pins - {body.number}
 
+    def _redacted(self, body: Redacted) -> None:
+        """The records before it say it already; an incarnation that wrote it is made anew."""
+
     def _settled(self, body: Settled) -> None:
         if body.edit is not None:
             self.view.apply(body.edit)
@@ -172,6 +175,7 @@ _FOLD: dict[type[Body], Callable[[SessionState, Any], object]] = {
     Edited: SessionState._edited,
     Added: SessionState._added,
     Pinned: SessionState._pinned,
+    Redacted: SessionState._redacted,
     Settled: SessionState._settled,
     Withdrawn: SessionState._withdrawn,
 }
@@ -212,5 +216,5 @@ def entries_in(body: Body) -> Iterator[Entry]:
                 yield from (placed.entry for placed in edit.inserted)
             yield from entries
             yield from aside
-        case Accepted() | Pinned() | Withdrawn():
+        case Accepted() | Pinned() | Redacted() | Withdrawn():
             pass
