@@ -43,17 +43,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
 async def all_that_is_kept(session: Session) -> bytes:
     """What the journal and the session tell, and a late reader hears."""
     runtime = session.runtime
-    parts: list[Any] = [record.body async for record in records(runtime, session.id)]
+    parts: list[Any] = [record.body for record in await runtime.journal.read(session.id)]
     parts += [await session.messages(), [entry async for entry in session.transcript()]]
     async with runtime.events.subscribe(sessions=session.id, after="1:0") as late:
         while (event := late.take()) is not None:
             parts.append(event)
     return repr(parts).encode()
-
-
-async def records(runtime: Runtime, session_id: str) -> Any:
-    for record in await runtime.journal.read(session_id):
-        yield record
 
 
 @pytest.mark.anyio
