@@ -11,7 +11,20 @@ import anyio
 from ropewalk.actors.events import InsertedEntry, MessageAdded, PromptSettled, Snapshot, ViewChanged
 from ropewalk.actors.messages import copy_of
 from ropewalk.actors.result import MetricsLedger
-from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, call_tool, change_history, show, tool_limits, wanted_by
+from ropewalk.actors.session.direct import (
+    AddMessages,
+    CallTool,
+    Pin,
+    Redact,
+    Rewind,
+    SetMessages,
+    call_tool,
+    change_history,
+    redact,
+    show,
+    tool_limits,
+    wanted_by,
+)
 from ropewalk.actors.session.driver import TurnDriver
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Withdrawn
@@ -131,6 +144,8 @@ class SessionActor:
                         raise changed.error
                     envelope.outcome.fail(changed.error)
                 return None
+            case Redact() as change:
+                return await redact(self, change)
             case other:
                 raise TypeError(f"a session does not know the message {other!r:.200}")
 

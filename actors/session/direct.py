@@ -11,8 +11,9 @@ import attrs
 
 from ropewalk.actors.errors import InvalidConversation, InvalidTool
 from ropewalk.actors.messages import Block, Message, assistant, error_result, user
-from ropewalk.actors.session.history import entries_at
-from ropewalk.actors.session.records import Added, Edited, Pinned
+from ropewalk.actors.session.history import Pages, entries_at
+from ropewalk.actors.session.records import Added, Body, Edited, Pinned, Redacted
+from ropewalk.actors.session.redaction import redactions
 from ropewalk.actors.tools import ToolContext, ToolLimits, run_tool
 from ropewalk.actors.validity import INTERRUPTED, copied, door, is_dict
 from ropewalk.actors.view import Edit, Entry, entry_number, rearrangement
@@ -23,17 +24,21 @@ if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.spec import AgentSpec
     from ropewalk.actors.tools import Tool
+    from ropewalk.runtime.journal import Journal
     from ropewalk.runtime.runtime import Runtime
 
 __all__ = [
     "AddMessages",
     "CallTool",
     "Pin",
+    "Redact",
     "Rewind",
     "SetMessages",
+    "bodies_of",
     "call_tool",
     "change_history",
     "direct_tool_use",
+    "redact",
     "run_direct",
     "show",
     "tool_limits",
@@ -78,6 +83,18 @@ class Pin:
 
     entry_id: str
     pinned: bool
+
+
+@attrs.frozen
+class Redact:
+    """Take what an entry said out of the log, and make the session anew.
+
+    `past` are the records, as they were, that a relative's log begins with and shares; only what comes after them is looked
+    after here then.
+    """
+
+    number: int
+    past: tuple[Body, ...] | None = None
 
 
 def tool_limits(runtime: Runtime) -> ToolLimits:
@@ -182,6 +199,28 @@ async def _pin(actor: SessionActor, change: Pin) -> None:
     if change.pinned != (number in state.pins):
         actor.writer.write(Pinned(number, change.pinned))
         await actor.writer.commit_whole()
+
+
+async def redact(actor: SessionActor, change: Redact) -> None:
+    """Take what an entry said out of the log. Afterwards the incarnation is over, and its events are not given again."""
+    cell, writer = actor.cell, actor.writer
+    await writer.commit_whole()
+    bodies = await bodies_of(cell.journal, cell.id)
+    past = () if change.past is None else change.past
+    replaced = redactions([*past, *bodies[len(past) :]], change.number)
+    own = {number: body for number, body in replaced.items() if number > len(past)}
+    if own or change.past is None:
+        await writer.redact(own, Redacted(change.number))
+    cell.drop_actor()
+
+
+async def bodies_of(journal: Journal, session_id: str) -> list[Body]:
+    """All records of a log."""
+    bodies: list[Body] = []
+    pages = Pages(journal, session_id)
+    while page := await pages.next():
+        bodies += [record.body for record in page]
+    return bodies
 
 
 def _recordable_input(tool: Tool, tool_input: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
@@ -12,17 +12,19 @@ from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
-from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, direct_tool_use, run_direct
+from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Redact, Rewind, SetMessages, bodies_of, direct_tool_use, run_direct
 from ropewalk.actors.session.history import TranscriptReader, settled_place
 from ropewalk.actors.session.keyed import abandoned_unless_sent, checked_key, recorded_outcome, under_way
 from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
+from ropewalk.actors.session.records import Body
+from ropewalk.actors.session.redaction import introduced_in
 from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
 from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.validity import copied
-from ropewalk.actors.view import TranscriptEntry
+from ropewalk.actors.view import TranscriptEntry, entry_number
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.envelope import Envelope
-from ropewalk.runtime.errors import Fenced, JournalUnavailable
+from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable
 from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.mailbox import MailboxStatistics
 from ropewalk.runtime.outcome import Outcome
@@ -290,6 +292,50 @@ class Session:
         where there is no such entry, and where the entry to pin is not in the view.
         """
         await self._ask(Pin(entry_id, pinned))
+
+    async def redact(self, entry_id: str) -> None:
+        """Take what an entry said out of this session, and out of every other that shares it: an entry stays, and says "[redacted]".
+
+        When this returns, the words are in none of the journal's files, in no view and not among the events kept for late readers:
+        what reductions made of the entry, and messages that it was joined with, are redacted as far as they say the same. Calls and
+        results keep their ids. Waits its turn like a prompt, here and in each relative. Events that readers have had already,
+        results that askers were given, request states and backups are theirs.
+
+        Raises `InvalidOption` where there is no such entry, `SessionElsewhere` where another living runtime has a relative;
+        whatever is raised, asking again takes up where it was left.
+        """
+        refuse_deadlock(self._cell)
+        await self._cell.activate()
+        journal, number = self._cell.journal, entry_number(entry_id)
+        past = await bodies_of(journal, self.id)
+        shared_from = 0 if number is None else introduced_in(past, number)
+        if number is None or not shared_from:
+            raise InvalidOption(f"the session {self.id!r} has no entry {entry_id!r:.200}; transcript() lists those it has")
+        known = await self._relatives(past, past, number, shared_from, {})
+        for relative, change in known.values():  # before what is shared is gone, for their own copies are known by it
+            await relative._ask(change)
+        await self._ask(Redact(number))
+        known |= await self._relatives(await bodies_of(journal, self.id), past, number, shared_from, known)
+        for relative, change in known.values():  # once more: what they made of it meanwhile; and their views are made anew
+            await relative._ask(change)
+            await relative._cell.activate()
+        await self._cell.activate()
+
+    async def _relatives(
+        self, now: Sequence[Body], past: Sequence[Body], number: int, shared_from: int, known: Container[str]
+    ) -> dict[str, tuple[Session, Redact]]:
+        """Those but the `known` that share the record an entry was said in, and what each has to do; `now` are the records here, `past` as they were."""
+        found: dict[str, tuple[Session, Redact]] = {}
+        journal = self._cell.journal
+        for name in await journal.relatives(self.id):
+            if name in known:
+                continue
+            theirs = await bodies_of(journal, name)
+            shared = next((place for place, (one, other) in enumerate(zip(now, theirs, strict=False)) if one != other), min(len(past), len(theirs)))
+            if shared >= shared_from:
+                relative = self.runtime.find(name) or await self.runtime.open(name, self.spec, create=False)
+                found[name] = (relative, Redact(number, tuple(past[:shared])))
+        return found
 
     # Tools.
 

@@ -15,6 +15,7 @@ from ropewalk.actors.messages import Message
 from ropewalk.actors.result import AgentResult
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Accepted, Begun, Body, Returned, Said, Settled, Withdrawn
+from ropewalk.actors.session.redaction import is_redacted
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import InvalidOption, JournalDamaged, JournalUnavailable
 
@@ -154,7 +155,7 @@ class _Story:
         else:
             return
         self.request_state = state or {}
-        self.differs = said != self._prompt.messages
+        self.differs = said != self._prompt.messages and not is_redacted(said)
         self.is_told = self.differs
 
     def _heard(self, messages: Sequence[Message], state: dict[str, Any] | None) -> None:

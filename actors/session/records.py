@@ -13,7 +13,23 @@ import msgspec
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.view import Edit, Entry
 
-__all__ = ["Accepted", "Added", "Begun", "Body", "Edited", "Kept", "Opened", "Pinned", "Resumed", "Returned", "Said", "Settled", "Usage", "Withdrawn"]
+__all__ = [
+    "Accepted",
+    "Added",
+    "Begun",
+    "Body",
+    "Edited",
+    "Kept",
+    "Opened",
+    "Pinned",
+    "Redacted",
+    "Resumed",
+    "Returned",
+    "Said",
+    "Settled",
+    "Usage",
+    "Withdrawn",
+]
 
 Usage: TypeAlias = tuple[int, int, int]
 """Input, output and total tokens."""
@@ -114,6 +130,12 @@ class Pinned(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True
     pinned: bool = True
 
 
+class Redacted(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
+    """What an entry said was taken out of the records before this one: they hold its blocks without their words. Nothing else changed."""
+
+    number: int
+
+
 class Settled(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
     """A turn ended. First `edit` (a rollback) is applied, then `entries` close the view; `aside` was said but never came into it.
 
@@ -160,4 +182,4 @@ class Kept(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
     pins: tuple[int, ...] = ()
 
 
-Body: TypeAlias = Opened | Accepted | Begun | Said | Returned | Resumed | Edited | Added | Pinned | Settled | Withdrawn | Kept
+Body: TypeAlias = Opened | Accepted | Begun | Said | Returned | Resumed | Edited | Added | Pinned | Redacted | Settled | Withdrawn | Kept

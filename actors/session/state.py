@@ -12,7 +12,23 @@ from typing import Any
 import msgspec
 
 from ropewalk.actors.messages import Block, Message
-from ropewalk.actors.session.records import Accepted, Added, Begun, Body, Edited, Kept, Opened, Pinned, Resumed, Returned, Said, Settled, Usage, Withdrawn
+from ropewalk.actors.session.records import (
+    Accepted,
+    Added,
+    Begun,
+    Body,
+    Edited,
+    Kept,
+    Opened,
+    Pinned,
+    Redacted,
+    Resumed,
+    Returned,
+    Said,
+    Settled,
+    Usage,
+    Withdrawn,
+)
 from ropewalk.actors.view import Entry, Transcript, View
 
 __all__ = ["OpenTurn", "SessionState", "entries_in", "transcribe"]
@@ -224,6 +240,9 @@ class SessionState:
     def _pinned(self, body: Pinned) -> None:
         self.pins = self.pins | {body.number} if body.pinned else self.pins - {body.number}
 
+    def _redacted(self, body: Redacted) -> None:
+        """The records before it say it already; an incarnation that wrote it is made anew."""
+
     def _settled(self, body: Settled) -> None:
         if body.edit is not None:
             self.view.apply(body.edit)
@@ -251,6 +270,7 @@ _FOLD: dict[type[Body], Callable[[SessionState, Any], object]] = {
     Edited: SessionState._edited,
     Added: SessionState._added,
     Pinned: SessionState._pinned,
+    Redacted: SessionState._redacted,
     Settled: SessionState._settled,
     Withdrawn: SessionState._withdrawn,
     Kept: SessionState.restore,
@@ -292,5 +312,5 @@ def entries_in(body: Body) -> Iterator[Entry]:
                 yield from (placed.entry for placed in edit.inserted)
             yield from entries
             yield from aside
-        case Accepted() | Pinned() | Withdrawn() | Returned() | Resumed() | Kept():
+        case Accepted() | Pinned() | Redacted() | Withdrawn() | Returned() | Resumed() | Kept():
             pass

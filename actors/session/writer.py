@@ -9,7 +9,7 @@ once, through the publisher.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeAlias
 
 from ropewalk.actors.events import Event
@@ -269,6 +269,15 @@ class Writer:
         if not self.is_behind or not self._cell.busy:
             return None
         return self._cell.wait_told()
+
+    async def redact(self, replaced: Mapping[int, Body], body: Body) -> None:
+        """Replace records by their numbers and add one, all or none; when it returns, the old ones are in none of the journal's files.
+
+        The state still shows what was replaced: whoever calls this ends the incarnation. Raises as `flush` does.
+        """
+        self.flush()
+        await self._cell.journal.redact(self._cell.id, self._epoch, replaced, self._number + 1, (body,))
+        self._number += 1
 
     def move_to(self, cell: Cell, claim: Claim) -> bool:
         """Write for another cell from now on, under its claim; False when the log is not where this writer left it."""
