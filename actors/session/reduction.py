@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from ropewalk.actors.conversation import Reduction, SlidingWindowConversationManager, climb, has_policy, manage, remembering
+from ropewalk.actors.conversation import Reduction, RungRefused, SlidingWindowConversationManager, climb, has_policy, manage, remembering
 from ropewalk.actors.conversation.manager import policy_of
-from ropewalk.actors.errors import ContextWindowOverflow
+from ropewalk.actors.errors import ContextWindowOverflow, InvalidConversation
 from ropewalk.actors.events import ReductionEnded, ReductionStarted, StepRestarted
 from ropewalk.actors.messages import Message, calls_tools, tool_results
 from ropewalk.actors.session.records import Edited, Pinned
@@ -19,7 +19,7 @@ from ropewalk.actors.turn import Input, Reduce, Reduced, ReductionFailed
 from ropewalk.actors.view import Edit, View
 from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
-from ropewalk.runtime.supervision import Failure, attempt, attempt_foreign, in_words, supervise
+from ropewalk.runtime.supervision import Failure, StepTimeout, attempt, attempt_foreign, in_words, supervise
 
 if TYPE_CHECKING:
     from ropewalk.actors.session.driver import TurnDriver
@@ -183,6 +183,10 @@ async def manage_after_turn(driver: TurnDriver) -> None:
         actor.announce_edit(edit, driver.turn_id, driver.request_state)
 
 
+_SAYS_ALL = (RungRefused, InvalidConversation, StepTimeout)
+"""What a manager fails by without having raised anything: the way to it leads through this package alone."""
+
+
 def _manager_failed(driver: TurnDriver, error: Exception) -> None:
     """Count a failure of the spec's own manager: one a turn, and after three in a session the shipped window takes its place."""
     actor = driver.actor
@@ -199,7 +203,7 @@ def _manager_failed(driver: TurnDriver, error: Exception) -> None:
         error=in_words(error),
         failures=actor.manager_failures,
         replaced=replaced,
-        exc_info=error,
+        exc_info=None if isinstance(error, _SAYS_ALL) else error,
     )
     if replaced:
         actor.manager = SlidingWindowConversationManager()
