@@ -52,7 +52,7 @@ def test_the_page_says_what_is_awaited(kind: type[Any]) -> None:
     for name, member in public(kind).items():
         if name in named:
             awaited = inspect.iscoroutinefunction(member)
-            read = inspect.isasyncgenfunction(member) or name in ("stream", "stream_async") or (kind, name) == (Turn, "events")
+            read = inspect.isasyncgenfunction(member) or name in ("stream", "stream_async", "transcript") or (kind, name) == (Turn, "events")
             said = named[name]
             assert ("async" in said) == read, f"{kind.__name__}.{name} is said to be used so: {said}"
             assert said.startswith("sync") != (awaited or read) or "; await" in said, f"{kind.__name__}.{name} is said to be used so: {said}"
