@@ -299,6 +299,23 @@ async def test_a_fork_during_a_turn_is_of_what_is_settled(place: str | None) -> 
 
 
 @pytest.mark.anyio
+async def test_a_fork_does_not_do_what_waits_in_its_source(place: str | None) -> None:
+    async with session_of(lambda messages: f"answer {len(messages)}", place) as session:
+        turns = [await session.submit(prompt, key=prompt) for prompt in ("one", "two", "three")]
+        for turn in turns:
+            await turn.result()
+        fork = await session.fork("you", at="e2")
+        assert await fork.messages() == [told("one"), said("answer 1")]
+        await fork.wait_idle()
+        assert str(await fork.ask("two", key="two")) == "answer 3"  # a key of the source's says nothing here
+        assert await fork.messages() == [told("one"), said("answer 1"), told("two"), said("answer 3")]
+        await assert_sound(fork)
+        assert await session.runtime.passivate("you")
+        assert len(await fork.messages()) == 4
+        await assert_sound(fork)
+
+
+@pytest.mark.anyio
 async def test_a_fork_is_of_a_place_where_a_turn_ended() -> None:
     async with session_of([Reply(tool_uses=[ToolUse("echo", {"text": "a"})]), "done", "two"]) as session:
         empty = await session.fork("empty")

@@ -48,7 +48,7 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     if not claim.last and not create:
         await cell.journal.release(cell.id, claim.epoch)
         raise UnknownSession(f"there is no session {cell.id!r}")
-    state, kept = await _recalled(cell, claim) if claim.last else (SessionState(), 0)
+    state, kept, of_source = await _recalled(cell, claim) if claim.last else (SessionState(), 0, ())
     writer = Writer(cell, state, claim, kept)
     cell.publisher.begin_epoch(claim.epoch)
     if not claim.last:
@@ -58,6 +58,8 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     spec_handlers(spec, cell)
     writer.announce(SessionActivated, None, None, len(state.view) - len(brought))
     actor.announce_edit(Edit("opened", (), brought), None, None)
+    for prompt_id in of_source:
+        writer.write(Withdrawn(prompt_id, "forked"))
     # Where an incarnation was lost in this process, whoever asked has been told so; else they are no more, and their work is gone on with.
     recovered: list[Prompt] = []
     if cell.summary is None or cell.passivated:
@@ -74,15 +76,19 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     return actor
 
 
-async def _recalled(cell: Cell, claim: Claim) -> tuple[SessionState, int]:
-    """The state, from the newest snapshot and the records after it; and the number of that snapshot."""
+async def _recalled(cell: Cell, claim: Claim) -> tuple[SessionState, int, Sequence[str]]:
+    """The state, from the newest snapshot and the records after it; that snapshot's number; and the prompts that waited in the session this is a fork of."""
     state, kept = SessionState(), 0
     snapshot = await cell.journal.snapshot(cell.id)
     if snapshot is not None and snapshot.number <= claim.last and isinstance(snapshot.body, Kept):
         state.restore(snapshot.body)
         kept = snapshot.number
-    state.recall([record.body for record in await cell.journal.read(cell.id, kept)])
-    return state, kept
+    records = await cell.journal.read(cell.id, kept)
+    shared = max(0, claim.shared - kept)
+    state.recall([record.body for record in records[:shared]])
+    waited = tuple(state.waiting or ()) if shared else ()
+    state.recall([record.body for record in records[shared:]])
+    return state, kept, [prompt_id for prompt_id in waited if state.is_waiting(prompt_id)]
 
 
 async def tell(writer: Writer) -> None:

@@ -52,12 +52,13 @@ class Record(msgspec.Struct, frozen=True, gc=False, eq=False):
 class Claim:
     """The right to write one actor's log: the `epoch` that goes with every append, and the `last` record number there is (0: a new log).
 
-    `kind` is the name of the kind that the log was begun under.
+    `kind` is the name of the kind that the log was begun under, `shared` the last of the records that a fork has of its source.
     """
 
     epoch: int
     last: int
     kind: str = attrs.field(default="", eq=False)
+    shared: int = attrs.field(default=0, eq=False)
 
 
 @attrs.frozen

@@ -82,7 +82,7 @@ class MemoryJournal:
         log.owner = self
         log.epoch += 1
         log.broken = False
-        return Claim(log.epoch, log.last, log.kind)
+        return Claim(log.epoch, log.last, log.kind, log.begins)
 
     async def release(self, actor_id: str, epoch: int) -> None:
         """Own the actor no more; see `Journal.release`."""

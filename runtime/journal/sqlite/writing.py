@@ -52,7 +52,8 @@ class Claiming(Operation):
         last = transaction.last(self.key)
         kind = kind if last else self.kind
         transaction.connection.execute("UPDATE actors SET epoch = ?, owner = ?, kind = ? WHERE actor = ?", (epoch + 1, transaction.owner, kind, self.key))
-        self.claim = Claim(epoch + 1, last, kind)
+        forked = transaction.one("SELECT number FROM forks WHERE actor = ?", self.key)
+        self.claim = Claim(epoch + 1, last, kind, 0 if forked is None else forked[0])
 
     def settled(self) -> None:
         """Know of the claim, whether or not somebody still waits for it: older ones are fenced from here on."""
