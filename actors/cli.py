@@ -61,7 +61,9 @@ def cli() -> None:
 
 @cli.command(short_help="See what Ropewalk does, run as you watch and checked.")
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True, help="The event loop to run on.")
-@click.option("--sessions", type=click.IntRange(min=1), default=5000, show_default=True, help="How many sessions stream at once.")
+@click.option(
+    "--sessions", type=click.IntRange(min=1), default=5000, show_default=True, help="How many sessions stream at once; up to 100 outlive their process."
+)
 @click.option("--pace", type=click.FloatRange(min=0), default=0.25, show_default=True, help="Seconds between two pieces of an answer then.")
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Play only so many conversations of each set.")
 @click.option("--skip-model", is_flag=True, help="Leave the embedded model out.")

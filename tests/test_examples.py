@@ -122,6 +122,14 @@ def test_a_manager_of_ones_own_keeps_minutes() -> None:
     assert printed.endswith("user: And where?\n assistant: I was shown 5.\n")
 
 
+def test_a_prompt_outlives_its_process_and_is_paid_for_once() -> None:
+    first, second, third = re.findall(r"The \w+ process:\n((?:  .*\n)+)", run("survives.py"))
+
+    assert first == "  unfinished work in 0 sessions\n  accepted\n  the payment is made, and the process is killed\n"
+    assert second == "  unfinished work in 1 sessions\n  accepted, and already answered\n  Done: paid 12.\n  1 payment, in 4 messages\n"
+    assert third == second.replace("work in 1", "work in 0")
+
+
 def test_a_tool_changes_the_shelf_on_and_off_the_record() -> None:
     printed = run("tools_and_direct_calls.py")
 

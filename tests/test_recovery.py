@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import anyio
 import attrs
 import pytest
 import trio
@@ -23,6 +25,7 @@ from ropewalk import (
     Runtime,
     RuntimeClosed,
     SessionElsewhere,
+    SQLiteJournal,
     ToolContext,
     ToolEnded,
     TurnEnded,
@@ -508,6 +511,22 @@ class TestKeys:
                 assert first.state == again.state == {"user": 7, "paid": paid}
                 assert first.message == again.message
                 assert len(bank.books) == payments
+
+    @pytest.mark.anyio
+    async def test_keys_are_answered_while_their_session_leaves_memory(self, tmp_path: Path) -> None:
+        spec, keys = agent(ScriptedModel(lambda messages: text_of(messages[-1]))), [f"k{number}" for number in range(20)]
+        async with Runtime(SQLiteJournal(tmp_path / "sessions.db", durability="os"), [spec]) as runtime:
+            session = await runtime.open("me", spec)
+
+            async def ask(key: str) -> None:
+                assert str(await session.ask(f"hi {key}", key=key)) == f"hi {key}"
+
+            for _ in range(5):
+                async with anyio.create_task_group() as tasks:
+                    for key in keys:
+                        tasks.start_soon(ask, key)
+                    tasks.start_soon(runtime.passivate, "me")
+            assert len(await session.messages()) == 2 * len(keys)
 
 
 # --- any story of deaths ----------------------------------------------------------------------------------------------

@@ -21,12 +21,15 @@ from rich.console import Console
 
 from ropewalk import Runtime
 from ropewalk.actors.cli import cli
+from ropewalk.actors.session.records import Accepted, Begun, Opened, Resumed, Settled
 from ropewalk.actors.terminal.figures import percentile
 from ropewalk.actors.terminal.screen import WIDTH, Screen, source_of
 from ropewalk.actors.tour import TourOptions, run_tour
 from ropewalk.actors.tour.conversations import find_examples
 from ropewalk.actors.tour.crowd import Crowd, Talk, follow, make_spec, wrong_talks
 from ropewalk.actors.tour.steps import STEPS, Print, Step, show_step
+from ropewalk.actors.tour.survival import Count, Life, count
+from ropewalk.runtime.journal import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("base", "long_context", "miss_func", "miss_param")
@@ -120,6 +123,13 @@ def test_every_step_is_shown_with_its_code_and_what_came_out(piped: subprocess.C
         r"ReductionEnded: rung 'clip', 9,\d+ → 1,\d+ tokens",
         r"TurnEnded, end_turn: Was the rope sound\? I have read 1,\d+ tokens",
         r"TurnEnded, end_turn: And the wind\? I have read 1,\d+ tokens",
+        r"\n +messages accepted before the kill +40 *\n",
+        r"\n +answered before it +2\d *\n",
+        r"\n +recovered, and answered by the next process +[12]\d *\n",
+        r"\n +answered twice +0 *\n +lost +0 *\n",
+        r"\n +made twice +0 *\n",
+        r"\n +tool calls in doubt, as the model was told +\d+ *\n",
+        r"Every accepted message was answered once",
         r"calls open_ticket|→ Something is wrong\.",
         r"\n +all +4 +8 +4 +4 ",
         r"All 4 sessions ended exactly like the same calls made by hand",
@@ -195,7 +205,7 @@ def test_conversations_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> No
 
     shown = capsys.readouterr().out
     assert "Real conversations" not in shown
-    assert "3. A crowd" in shown
+    assert "4. A crowd" in shown
 
 
 def test_a_conversation_that_came_out_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +264,50 @@ async def test_a_session_of_the_crowd_that_lost_something_is_found_out() -> None
         assert "crowd-1" in wrong_talks(talks)[0]
         talks[0].failure = "ModelError: gone"
         assert "2 came out wrong; session crowd-0 for one: ModelError: gone" in wrong_talks(talks)[0]
+
+
+def ended(turn_id: str) -> Settled:
+    """A turn's end."""
+    return Settled(turn_id, "finished", "end_turn", None, 1, (0, 0, 0))
+
+
+def test_what_a_killed_process_left_is_counted_and_what_must_not_be_is_found() -> None:
+    log = [
+        Record(1, 1, Opened("clerk")),
+        Record(2, 1, Begun("t1", ("p1",), (), key="k1")),
+        Record(3, 1, Accepted("p2", [], False, "k2")),
+        Record(4, 1, ended("t1")),
+        Record(5, 1, Begun("t2", ("p2",), ())),
+        Record(6, 2, Resumed("t2", ("a",))),
+        Record(7, 2, ended("t2")),
+        Record(8, 2, Begun("t3", ("p3",), (), key="k3")),
+        Record(9, 2, ended("t3")),
+    ]
+    payments = [("t1/a", 1), ("t2/a", 2)]
+    lives = [Life(accepted={"k1", "k2"}, answers={"k1": {"Paid 1."}}), Life(answers={"k1": {"Paid 1."}, "k2": {"Paid 2."}, "k3": {"-"}})]
+    right = Count(accepted=2, answered=1, recovered=1, in_doubt=1, payments=2)
+
+    assert count([log], payments, lives) == right
+    assert right.wrong() == []
+    for found, wrong in (
+        (count([log], [*payments, payments[0]], lives), "1 payments were made twice."),
+        (count([log], payments, [*lives, Life(answers={"k1": {"Paid 9."}})]), "1 messages were answered twice."),
+        (count([[*log, Record(10, 2, Begun("t4", ("p1",), ())), Record(11, 2, ended("t4"))]], payments, lives), "1 messages were answered twice."),
+        (count([log[:6]], payments, lives), "1 accepted messages were lost."),
+        (count([log], payments, [*lives, Life(accepted={"k4"})]), "1 accepted messages were lost."),
+        (count([log], payments, lives[:1]), "2 accepted messages were lost."),
+        (count([log[:4]], payments, lives), "The process was not killed in the middle: of 2 messages 1 were answered before."),
+    ):
+        assert wrong in found.wrong()
+
+
+def test_a_process_that_fails_by_itself_is_named_with_what_it_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+
+    assert run_tour(small(conversations=False)) == [
+        "The part “survival” broke off: ChildProcessError: the process that was to be killed ended with status 1: it said nothing."
+    ]
+    assert "All 10 readers heard their own answer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

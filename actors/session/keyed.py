@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ropewalk.actors.errors import ContextWindowOverflow, KeyReused, ModelError, ModelThrottled, TurnFailed
 from ropewalk.actors.messages import Message
 from ropewalk.actors.result import AgentResult
+from ropewalk.actors.session.codec import RECORDS
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Accepted, Begun, Body, Returned, Said, Settled, Withdrawn
 from ropewalk.actors.session.redaction import is_redacted
@@ -96,7 +97,8 @@ async def recorded_outcome(cell: Cell, actor: SessionActor, prompt: Prompt) -> A
     await actor.writer.wait_durable()
     story = _Story(prompt)
     after = number - 1
-    while not story.is_told and (records := await cell.journal.read(cell.id, after, PAGE)):
+    # By the codec of sessions: this one may have left memory meanwhile, and its claim with it.
+    while not story.is_told and (records := await cell.journal.read(cell.id, after, PAGE, codec=RECORDS)):
         for record in records:
             story.take(record.body)
         after = records[-1].number

@@ -16,7 +16,7 @@ from ropewalk.actors.errors import NoModel
 from ropewalk.actors.models.embedded.packages import model_file
 from ropewalk.actors.terminal.figures import Figures
 from ropewalk.actors.terminal.screen import Screen
-from ropewalk.actors.tour import embedded
+from ropewalk.actors.tour import embedded, survival
 from ropewalk.actors.tour.conversations import Missing, load, show_conversations
 from ropewalk.actors.tour.crowd import PAUSES, show_crowd
 from ropewalk.actors.tour.overflow import show_overflow
@@ -35,7 +35,7 @@ class TourOptions:
     """How the tour is taken.
 
     :param backend: the event loop of everything but the first part, whose agents have their own thread.
-    :param sessions: how many stream at once.
+    :param sessions: how many stream at once; up to 100 of them outlive their process.
     :param pace: seconds between two pieces of an answer then.
     :param limit: how many conversations of each set are played; None is all.
     :param conversations: whether any are.
@@ -67,7 +67,7 @@ class _Tour:
     def run(self) -> list[str]:
         """All parts, whatever becomes of one of them."""
         self._greet()
-        parts = [self._embedded, self._steps, self._overflow, self._conversations, self._crowd]
+        parts = [self._embedded, self._steps, self._overflow, self._survival, self._conversations, self._crowd]
         if not self.options.conversations:
             parts.remove(self._conversations)
         if not self.options.model:
@@ -112,6 +112,12 @@ class _Tour:
         )
         with self.screen.part("An overflow", says):
             self._conclude(self._in_loop(show_overflow, self.screen), "The turn got its answer, the waiting prompt got its own, and no entry was lost.")
+
+    def _survival(self) -> None:
+        sessions = min(survival.SESSIONS, self.options.sessions)
+        with self.screen.part(survival.TITLE, survival.SAYS):
+            wrong = self._in_loop(survival.show_survival, self.screen, sessions, self.options.backend)
+            self._conclude(wrong, "Every accepted message was answered once, no payment was made twice, and what nobody can know was told.")
 
     def _conversations(self) -> None:
         says = (
