@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import anyio
 
@@ -29,7 +31,11 @@ def pay(amount: int, context: ToolContext) -> str:
     return f"paid {amount}"
 
 
-def reply(messages: list[dict]) -> Reply | str:
+def payments() -> int:
+    return len(Path("till.txt").read_text(encoding="utf-8").split())
+
+
+def reply(messages: Sequence[dict[str, Any]]) -> Reply | str:
     """Call the tool, then say what it gave: the script goes by what it is shown, as a model does."""
     result = messages[-1]["content"][0].get("toolResult")
     return Reply(tool_uses=[ToolUse("pay", {"amount": 12})]) if result is None else f"Done: {result['content'][0]['text']}."
@@ -47,8 +53,7 @@ async def order() -> None:
         turn = await session.submit("Pay for the rope.", key="order-17")
         print("  accepted, and already answered" if turn.done else "  accepted")
         print(" ", await turn.result())
-        payments = Path("till.txt").read_text(encoding="utf-8").split()
-        print(f"  {len(payments)} payment, in {len(await session.messages())} messages")
+        print(f"  {payments()} payment, in {len(await session.messages())} messages")
 
 
 def main() -> None:

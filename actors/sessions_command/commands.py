@@ -32,9 +32,9 @@ journal_option = click.option(
 
 @click.group()
 def sessions() -> None:
-    """The sessions in a journal: list them, read them, take them out and in, fork them, delete them, check them.
+    """List, show, export, import, fork, delete and check sessions.
 
-    A journal may be looked at while a program works with it.
+    They are those in a journal, which may be looked at while a program works with it.
     """
 
 
