@@ -10,32 +10,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import anyio
 
-from ropewalk import AgentSpec, Runtime, ToolContext, tool
+from ropewalk import AgentSpec, Message, Runtime, ToolContext, tool
 from ropewalk.testing import Reply, ScriptedModel, ToolUse
+
+
+def payments() -> list[str]:
+    """The keys of the calls that were paid for."""
+    till = Path("till.txt")
+    return till.read_text(encoding="utf-8").split() if till.exists() else []
 
 
 @tool(replay="key")
 def pay(amount: int, context: ToolContext) -> str:
     """Pay an amount. The till knows a payment again by its key, so the call may be run again when its process died."""
-    till = Path("till.txt")
-    paid = till.read_text(encoding="utf-8").split() if till.exists() else []
-    if context.idempotency_key not in paid:
-        till.write_text(" ".join([*paid, context.idempotency_key]), encoding="utf-8")
+    if context.idempotency_key not in payments():
+        Path("till.txt").write_text(" ".join([*payments(), context.idempotency_key]), encoding="utf-8")
     if sys.argv[1] == "first":
         print("  the payment is made, and the process is killed", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return f"paid {amount}"
 
 
-def payments() -> int:
-    return len(Path("till.txt").read_text(encoding="utf-8").split())
-
-
-def reply(messages: Sequence[dict[str, Any]]) -> Reply | str:
+def reply(messages: Sequence[Message]) -> Reply | str:
     """Call the tool, then say what it gave: the script goes by what it is shown, as a model does."""
     result = messages[-1]["content"][0].get("toolResult")
     return Reply(tool_uses=[ToolUse("pay", {"amount": 12})]) if result is None else f"Done: {result['content'][0]['text']}."
@@ -53,7 +52,7 @@ async def order() -> None:
         turn = await session.submit("Pay for the rope.", key="order-17")
         print("  accepted, and already answered" if turn.done else "  accepted")
         print(" ", await turn.result())
-        print(f"  {payments()} payment, in {len(await session.messages())} messages")
+        print(f"  {len(payments())} payment, in {len(await session.messages())} messages")
 
 
 def main() -> None:

@@ -30,13 +30,14 @@ from ropewalk import (
     ToolEnded,
     TurnEnded,
     TurnResumed,
+    TurnStarted,
     tool,
 )
 from ropewalk.actors.messages import Message, text_of, tool_results, tool_uses
 from ropewalk.runtime.journal import Snapshot
 from ropewalk.runtime.supervision import Failure, attempt
 from ropewalk.testing import Reply, ScriptedModel, ToolUse, VirtualClock, in_trio
-from talk import Witness, agent, assert_sound, replayed, said, told, virtual_runtime
+from talk import Gate, Witness, agent, assert_sound, replayed, said, told, virtual_runtime
 
 DOUBT = "The process ended before this tool's result was known; it may or may not have had its effect."
 
@@ -527,6 +528,54 @@ class TestKeys:
                         tasks.start_soon(ask, key)
                     tasks.start_soon(runtime.passivate, "me")
             assert len(await session.messages()) == 2 * len(keys)
+
+
+class TestTakenForDead:
+    """Somebody takes away the file that says an owner is alive, so that another runtime gets its session. What both were told holds."""
+
+    @staticmethod
+    def rob(path: Path) -> None:
+        for lock in path.parent.glob(f"{path.name}-owner-*"):
+            lock.unlink()
+
+    @pytest.mark.anyio
+    async def test_what_another_owner_answered_is_not_worked_on_again(self, tmp_path: Path) -> None:
+        path, gate = tmp_path / "sessions.db", Gate()
+        quick = AgentSpec(name="a", model=ScriptedModel(lambda messages: "quick"))
+        slow = AgentSpec(name="a", model=ScriptedModel(lambda messages: "slow"), handlers=[lambda event: gate() if isinstance(event, TurnStarted) else None])
+        async with Runtime(path, [slow], open_timeout=0) as first:
+            session = await first.open("me", slow)
+            turns = [await session.submit(text) for text in ("one", "two")]
+            await gate.reached()
+            self.rob(path)
+            async with Runtime(path, [quick], open_timeout=0) as second:
+                taken = await second.open("me", quick)
+                await taken.wait_idle()
+                assert [text_of(message) for message in await taken.messages()] == ["one", "quick", "two", "quick"]
+            gate.open()
+            for turn in turns:
+                await attempt(turn.result())
+            assert [text_of(message) for message in await (await first.open("me", slow)).messages()] == ["one", "quick", "two", "quick"]
+
+    @pytest.mark.anyio
+    async def test_what_another_owner_accepted_is_gone_on_with(self, tmp_path: Path) -> None:
+        path, gate, never = tmp_path / "sessions.db", Gate(), Gate()
+        slow = AgentSpec(name="a", model=ScriptedModel(lambda messages: "slow"), handlers=[lambda event: gate() if isinstance(event, TurnStarted) else None])
+        stuck = AgentSpec(name="a", model=ScriptedModel(lambda messages: "stuck"), handlers=[lambda event: never() if isinstance(event, TurnStarted) else None])
+        async with Runtime(path, [slow], open_timeout=0) as first:
+            session = await first.open("me", slow)
+            turn = await session.submit("one")
+            await gate.reached()
+            self.rob(path)
+            async with Runtime(path, [stuck], open_timeout=0, grace=0) as second:
+                taken = await second.open("me", stuck)
+                await taken.submit("two")
+                await never.reached()
+            gate.open()
+            await attempt(turn.result())
+            session = await first.open("me", slow)
+            await session.wait_idle()
+            assert [text_of(message) for message in await session.messages()] == ["one", "stuck", "two", "slow"]
 
 
 # --- any story of deaths ----------------------------------------------------------------------------------------------

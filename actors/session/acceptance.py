@@ -34,6 +34,7 @@ def accept(cell: Cell, prompt: Prompt, when_busy: WhenBusy) -> None:
         try:
             state = copy_of(prompt.request_state) or None
             writer.write(Accepted(prompt.prompt_id, prompt.messages, prompt.owned, prompt.key, state), prompt.key)
+            prompt.recorded = True
             writer.announce_apart(prompt.streams, PromptAccepted, prompt.prompt_id)
             writer.flush()
         except BaseException:

@@ -20,7 +20,7 @@ from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.validity import copied, door
 from ropewalk.actors.view import Edit, Placed
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.errors import InvalidOption, SessionExists, UnknownSession
+from ropewalk.runtime.errors import Fenced, InvalidOption, SessionExists, UnknownSession
 from ropewalk.runtime.journal import Claim
 from ropewalk.runtime.supervision import attempt
 
@@ -40,6 +40,8 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
         raise InvalidOption(f"a session takes messages=[...] when it is opened, not {', '.join(seed)}")
     opened = door(copied(messages)) if messages is not None else []
     claim = await cell.claim()
+    overtaken = cell.publisher.epoch and claim.epoch != cell.publisher.epoch + 1
+    cell.publisher.begin_epoch(claim.epoch)
     if claim.last and messages is not None:
         raise SessionExists(
             f"{cell.id!r} exists already, and messages= is what a new conversation begins with: leave messages= out to go on with it, "
@@ -50,7 +52,6 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
         raise UnknownSession(f"there is no session {cell.id!r}")
     state, kept, of_source = await _recalled(cell, claim) if claim.last else (SessionState(), 0, ())
     writer = Writer(cell, state, claim, kept)
-    cell.publisher.begin_epoch(claim.epoch)
     if not claim.last:
         writer.write(Opened(spec.name, tuple(opened)))
     actor = SessionActor(spec, cell, writer)
@@ -64,6 +65,9 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     recovered: list[Prompt] = []
     if cell.summary is None or cell.passivated:
         recovered = recover(actor)
+    elif overtaken:
+        let_go_of_what_was_taken(actor)
+        recovered = recover(actor, prompts_here(cell))
     else:
         settle_turn_left_open(actor)
         settle_prompts_not_here(actor, "failed", recovered)
@@ -116,10 +120,25 @@ def settle_turn_left_open(actor: SessionActor) -> None:
         announce_end(actor, body, turn.request_state, prompt_ids)
 
 
+def prompts_here(cell: Cell) -> list[Prompt]:
+    """The prompts that this process has for the session: the one that is handled now and those that wait."""
+    return [envelope for envelope in (cell.current, *cell.mailbox.waiting()) if isinstance(envelope, Prompt)]
+
+
+def let_go_of_what_was_taken(actor: SessionActor) -> None:
+    """Another owner had the session meanwhile: what waits here and does not wait in the journal any more was its affair, and is not begun again."""
+    cell = actor.cell
+    for prompt in prompts_here(cell):
+        if prompt.recorded and not actor.state.is_waiting(prompt.prompt_id):
+            cell.mailbox.withdraw(prompt)
+            prompt.left = True
+            prompt.outcome.fail(Fenced(f"another runtime took {cell.id!r} over, and this prompt with it; with a key, asking again gives what came of it"))
+
+
 def settle_prompts_not_here(actor: SessionActor, outcome: str, recovered: Sequence[Prompt]) -> bool:
     """Settle the prompts that are recorded as waiting and neither wait in this process nor were recovered; whether there were any."""
     state, writer = actor.state, actor.writer
-    here = {envelope.prompt_id for envelope in (actor.cell.current, *actor.cell.mailbox.waiting(), *recovered) if isinstance(envelope, Prompt)}
+    here = {prompt.prompt_id for prompt in (*prompts_here(actor.cell), *recovered)}
     gone = [prompt_id for prompt_id in state.waiting or () if prompt_id not in here]
     for prompt_id in gone:
         writer.write(Withdrawn(prompt_id, outcome))

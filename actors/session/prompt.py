@@ -25,9 +25,9 @@ class Prompt(Envelope):
     """One accepted message of a user.
 
     `messages` end in the user's own words; `owned` says that the work ends when nobody waits for it any more; `left` that
-    nobody does; `key` is what it is known by if it is sent again, and
-    `forget` ends that; `sent` that it came into the mailbox, `abandoned` that it never will. `accepted` is settled once the prompt is durable. `turn_id` is
-    known once its turn has begun, which may have been in another process.
+    nobody does. `key` is what it is known by if it is sent again, and `forget` ends that. `sent` says that it came into the mailbox,
+    `abandoned` that it never will, `recorded` that the journal was told of it while it waited. `accepted` is settled once the prompt is
+    durable. `turn_id` is known once its turn has begun, which may have been in another process.
     """
 
     __slots__ = (
@@ -40,6 +40,7 @@ class Prompt(Envelope):
         "messages",
         "owned",
         "prompt_id",
+        "recorded",
         "request_state",
         "sent",
         "streams",
@@ -71,6 +72,7 @@ class Prompt(Envelope):
         self.accepted: Outcome[None] | None = None
         self.forget: Callable[[], object] | None = None
         self.sent = False
+        self.recorded = False
         self.abandoned = False
         self.streams: tuple[TurnStream, ...] = ()
 

@@ -5,7 +5,7 @@ Pure, apart from `recover`, which writes what has to be settled and gives back w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -70,13 +70,15 @@ def may_run_again(spec: AgentSpec, call: Block, malformed: Mapping[str, str]) ->
     return tool is None or tool.replay != "never" or call["toolUseId"] in malformed
 
 
-def recover(actor: SessionActor) -> list[Prompt]:
+def recover(actor: SessionActor, here: Sequence[Prompt] = ()) -> list[Prompt]:
     """The prompts that another process accepted and did not come to an end with, in order, each to be handled as if it had just come.
 
     The first of them may be the running turn's. What nobody owns any more, or has killed its process too often, is settled here.
+    Those that are `here` wait in this process and are left where they are.
     """
     state = actor.state
-    waiting = list((state.waiting or {}).values())
+    ours = {prompt.prompt_id for prompt in here}
+    waiting = [accepted for accepted in (state.waiting or {}).values() if accepted.prompt_id not in ours]
     prompts: list[Prompt] = []
     if state.turn is not None:
         how = _given_up(state.turn, actor.spec)
@@ -114,11 +116,11 @@ def give_up(actor: SessionActor, turn: OpenTurn, ending: Ending) -> None:
 
 def _of_turn(turn: OpenTurn) -> Prompt:
     prompt = Prompt(turn.prompt_ids[0], turn.messages or [], copy_of(turn.request_state or {}), None, owned=False, key=turn.key)
-    prompt.turn_id, prompt.context = turn.turn_id, None
+    prompt.turn_id, prompt.context, prompt.recorded = turn.turn_id, None, True
     return prompt
 
 
 def _of_acceptance(accepted: Accepted) -> Prompt:
     prompt = Prompt(accepted.prompt_id, accepted.messages, copy_of(accepted.request_state or {}), None, owned=False, key=accepted.key)
-    prompt.context = None
+    prompt.context, prompt.recorded = None, True
     return prompt
