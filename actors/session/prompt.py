@@ -26,7 +26,8 @@ class Prompt(Envelope):
 
     `messages` end in the user's own words; `owned` says that the work ends when nobody waits for it any more; `left` that
     nobody does; `key` is what it is known by if it is sent again, and
-    `forget` ends that; `sent` that it came into the mailbox, `abandoned` that it never will, `recorded` that the journal was told of it while it waited. `accepted` is settled once the prompt is durable. `turn_id` is
+    `forget` ends that; `sent` that it came into the mailbox, `abandoned` that it never will, `recorded` that the journal was told of it
+    while it waited. `accepted` is settled once the prompt is durable. `turn_id` is
     known once its turn has begun, which may have been in another process.
     """
 
