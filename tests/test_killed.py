@@ -307,7 +307,7 @@ def drawn(draw: random.Random, folder: Path, backend: Backend, sessions: Sequenc
 
 def kill_somewhere(life: Life, draw: random.Random, heard: Heard) -> bool:
     """Kill it after some line, and some moment; whether it was at work."""
-    life.lines(draw.choice([1, draw.randint(2, 12), draw.randint(2, 40)]) + 2 * len(heard.outcomes))
+    life.lines(draw.choice([1, draw.randint(2, 12), draw.randint(2, 24)]) + 2 * len(heard.outcomes))
     life.survives(draw.choice([0, draw.uniform(0, 0.01), draw.uniform(0, 0.1)]))
     life.kill()
     return not life.over
@@ -324,7 +324,7 @@ def test_a_process_that_is_killed_at_random_moments(backend: Backend, story: int
     start(drawn(draw, tmp_path, backend, SESSIONS, KILLS, stays=False), heard).ends_well()
     figures = judge(tmp_path, SESSIONS, PROMPTS * KILLS, heard, backend)
     assert heard.kinds["lost"] == heard.kinds["elsewhere"] == heard.kinds["locked"] == 0
-    assert interrupted > KILLS / 2, "hardly anything was under way"
+    assert interrupted > KILLS / 4, "hardly anything was under way"
     assert figures["deaths"] > 0
 
 
