@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import anyio
 
-from ropewalk import AgentSpec, Message, Runtime, ToolContext, tool
+from ropewalk import AgentSpec, Runtime, ToolContext, tool
 from ropewalk.testing import Reply, ScriptedModel, ToolUse
 
 
@@ -34,7 +35,7 @@ def pay(amount: int, context: ToolContext) -> str:
     return f"paid {amount}"
 
 
-def reply(messages: Sequence[Message]) -> Reply | str:
+def reply(messages: Sequence[dict[str, Any]]) -> Reply | str:
     """Call the tool, then say what it gave: the script goes by what it is shown, as a model does."""
     result = messages[-1]["content"][0].get("toolResult")
     return Reply(tool_uses=[ToolUse("pay", {"amount": 12})]) if result is None else f"Done: {result['content'][0]['text']}."

@@ -7,6 +7,7 @@ python clerk.py ORDERS, where ORDERS is an `Orders` as JSON. It says
     ["outcome", SESSION, KEY, WHAT]     and what came of it
     ["lost", SESSION, KEY, ERROR]       nobody can tell here what came of it, or whether it was accepted
     ["elsewhere", SESSION]              another living process has the session
+    ["locked"]                          another process has been writing to the file for `timeout` seconds
     ["paid", CALL]                      the books have it, and the tool is about to return
     ["recovered", [SESSION, ...]]       `Runtime.recover` has returned
     ["view", SESSION, MESSAGES]         of each session in the end
@@ -73,6 +74,7 @@ class Orders(msgspec.Struct, kw_only=True):
     delay: float = 0.006
     open_timeout: float = 30.0
     idle_seconds: float | None = None
+    timeout: float = 30.0
     stays: bool = True
 
 
@@ -190,7 +192,7 @@ async def work(orders: Orders) -> None:
     """Carry the orders out."""
     folder = Path(orders.folder)
     spec = clerk(Bank(folder / "books"), orders.delay, orders.seed)
-    journal = SQLiteJournal(folder / "sessions.db", durability=orders.durability)
+    journal = SQLiteJournal(folder / "sessions.db", durability=orders.durability, timeout=orders.timeout)
     async with Runtime(journal, [spec], open_timeout=orders.open_timeout, idle_seconds=orders.idle_seconds) as runtime:
         if orders.recovers == "first":
             await recover(runtime)
@@ -215,4 +217,8 @@ if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     given = msgspec.json.decode(sys.argv[1], type=Orders)
     tell("began")
-    anyio.run(work, given, backend=given.backend)
+    try:
+        anyio.run(work, given, backend=given.backend)
+    except* JournalUnavailable:
+        tell("locked")
+        tell("done")

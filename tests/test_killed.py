@@ -37,6 +37,7 @@ HERE = Path(__file__).parent
 BUDGET = os.environ.get("ROPEWALK_BUDGET", "short")
 KILLS = 10
 """Of each story. There are two in every run, one on each backend."""
+TRIES = 10
 ROUNDS = {"short": 2, "slice": 2, "long": 5}[BUDGET]
 STORIES = {"short": 1, "slice": 1, "long": 10}[BUDGET]
 Backend: TypeAlias = Literal["asyncio", "trio"]
@@ -83,12 +84,13 @@ class Life:
         self.over = False
 
     def until(self, is_enough: Callable[[list[Any]], bool]) -> list[Any]:
-        """Hear what it says up to a line, which is returned. Nobody may wait for what it does not say: it ends, and that is a failure."""
+        """Hear what it says up to a line, which is returned. That it never comes is a failure."""
         while True:
             line = self._next()
             assert line is not None, f"the process ended by itself, and said:\n{self._log.read_text(encoding='utf-8')}"
             if is_enough(line):
                 return line
+            assert line[0] != "done", "it has said all it will say"
 
     def lines(self, count: int) -> None:
         """Hear so many lines, or all of them."""
@@ -305,7 +307,7 @@ def drawn(draw: random.Random, folder: Path, backend: Backend, sessions: Sequenc
 
 def kill_somewhere(life: Life, draw: random.Random, heard: Heard) -> bool:
     """Kill it after some line, and some moment; whether it was at work."""
-    life.lines(draw.choice([1, draw.randint(2, 12), draw.randint(2, 40)]) + 2 * len(heard.outcomes))
+    life.lines(draw.choice([1, draw.randint(2, 12), draw.randint(2, 24)]) + 2 * len(heard.outcomes))
     life.survives(draw.choice([0, draw.uniform(0, 0.01), draw.uniform(0, 0.1)]))
     life.kill()
     return not life.over
@@ -321,8 +323,8 @@ def test_a_process_that_is_killed_at_random_moments(backend: Backend, story: int
         check_file(tmp_path, backend)
     start(drawn(draw, tmp_path, backend, SESSIONS, KILLS, stays=False), heard).ends_well()
     figures = judge(tmp_path, SESSIONS, PROMPTS * KILLS, heard, backend)
-    assert heard.kinds["lost"] == heard.kinds["elsewhere"] == 0
-    assert interrupted > KILLS / 2, "hardly anything was under way"
+    assert heard.kinds["lost"] == heard.kinds["elsewhere"] == heard.kinds["locked"] == 0
+    assert interrupted > KILLS / 4, "hardly anything was under way"
     assert figures["deaths"] > 0
 
 
@@ -347,22 +349,24 @@ def test_two_processes_side_by_side_of_which_one_or_the_other_is_killed(backend:
     for life in [start(drawn(draw, tmp_path, backend, share, KILLS, stays=False), heard) for share in shares]:
         life.ends_well()
     judge(tmp_path, [*shares[0], *shares[1]], PROMPTS * KILLS, heard, backend)
-    assert heard.kinds["lost"] == heard.kinds["elsewhere"] == 0
+    assert heard.kinds["lost"] == heard.kinds["elsewhere"] == heard.kinds["locked"] == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_session_has_one_owner_at_a_time_who_may_be_stopped_but_not_robbed(backend: Backend, tmp_path: Path, start: Starts) -> None:
     """A process that is stopped lives, however long it says nothing; one that is killed leaves its session to whoever waits, at once."""
     draw, heard = random.Random(random.random()), Heard()
-    first = start(drawn(draw, tmp_path, backend, ["ann"], 3, idle_seconds=None), heard)
+    first = start(drawn(draw, tmp_path, backend, ["ann"], 3, recovers="not", idle_seconds=None, delay=0.1), heard)
     first.until(lambda line: line[0] == "paid")
-    first.process.send_signal(signal.SIGSTOP)
-    turned_away = start(drawn(draw, tmp_path, backend, ["ann", "bob"], 0, open_timeout=0, stays=False), heard)
-    turned_away.ends_well()
+    for _ in range(TRIES):  # it may be stopped while it writes: then nobody else can write, and that is what they are told
+        first.process.send_signal(signal.SIGSTOP)
+        turned_away = start(drawn(draw, tmp_path, backend, ["ann"], 0, recovers="not", open_timeout=0, timeout=0.5, stays=False), heard)
+        turned_away.ends_well()
+        first.process.send_signal(signal.SIGCONT)
+        if heard.kinds["elsewhere"]:
+            break
     assert heard.kinds["elsewhere"] == 1
-    first.process.send_signal(signal.SIGCONT)
-    first.until(lambda line: line[0] == "accepted")
-    waits = start(drawn(draw, tmp_path, backend, ["ann", "bob"], 3, recovers="not", open_timeout=60, stays=False), heard)
+    waits = start(drawn(draw, tmp_path, backend, ["ann", "bob"], 3, recovers="not", stays=False), heard)
     waits.until(lambda line: line[0] in ("accepted", "outcome") and line[1] == "bob")
     first.kill()
     waits.ends_well()
@@ -374,14 +378,12 @@ def test_a_session_has_one_owner_at_a_time_who_may_be_stopped_but_not_robbed(bac
 def test_an_owner_who_was_taken_for_dead_commits_nothing_any_more(backend: Backend, tmp_path: Path, start: Starts) -> None:
     """Somebody takes away the file that says an owner is alive: another gets the session while the first still works on it, and is fenced off."""
     draw, heard = random.Random(random.random()), Heard()
-    robbed = start(drawn(draw, tmp_path, backend, ["ann"], 3, idle_seconds=None, open_timeout=0, stays=False), heard)
+    robbed = start(drawn(draw, tmp_path, backend, ["ann"], 3, idle_seconds=None, open_timeout=0, delay=0.5, stays=False), heard)
     robbed.until(lambda line: line[0] == "paid")
-    robbed.process.send_signal(signal.SIGSTOP)
     [lock] = tmp_path.glob("sessions.db-owner-*")
     lock.unlink()
-    robber = start(drawn(draw, tmp_path, backend, ["ann"], 3, recovers="not", idle_seconds=None), heard)
-    robber.until(lambda line: line[0] in ("accepted", "outcome"))  # it has the session, and keeps it
-    robbed.process.send_signal(signal.SIGCONT)
+    robber = start(drawn(draw, tmp_path, backend, ["ann"], 3), heard)
+    robber.until(lambda line: line[0] in ("recovered", "accepted", "outcome"))
     robbed.ends_well()
     assert heard.kinds["lost"] > 0, "the first owner went on as if nothing had happened"
     robber.until(lambda line: line[0] == "done")
