@@ -6,7 +6,7 @@ turn; whoever may end the turn cancels it, and what was under way is settled aft
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -14,12 +14,12 @@ import anyio.lowlevel
 
 from ropewalk.actors.errors import ModelError
 from ropewalk.actors.events import PromptAccepted, ToolEnded
-from ropewalk.actors.messages import Block, Message, copy_of, tool_results
+from ropewalk.actors.messages import Block, Message, copy_of
 from ropewalk.actors.session.ending import account_cycle, conclude, tell
 from ropewalk.actors.session.model_call import ModelCall
 from ropewalk.actors.session.prompt import request_state_of
 from ropewalk.actors.session.records import Begun, Resumed, Returned, Said
-from ropewalk.actors.session.recovery import Resumption, resumption
+from ropewalk.actors.session.recovery import Resumption, last_answer, resumption
 from ropewalk.actors.session.reduction import manage_after_turn, reduce
 from ropewalk.actors.session.state import OpenTurn
 from ropewalk.actors.session.tool_calls import run_calls
@@ -394,16 +394,6 @@ class TurnDriver:
             return None
         self.recorded_state = copied
         return copied
-
-
-def last_answer(messages: Sequence[Message]) -> Message | None:
-    """What an open turn said last, as far as its view still shows it."""
-    for message in reversed(messages):
-        if message["role"] == "assistant":
-            return message
-        if not tool_results(message):
-            return None
-    return None
 
 
 async def _waited(seconds: float) -> DelayOver:

@@ -5,13 +5,13 @@ Pure, apart from `recover`, which writes what has to be settled and gives back w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ropewalk.actors.events import PromptSettled
-from ropewalk.actors.messages import Block, calls_tools, copy_of, error_result, tool_uses
+from ropewalk.actors.messages import Block, Message, calls_tools, copy_of, error_result, tool_results, tool_uses
 from ropewalk.actors.session.ending import announce_end
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Accepted, Withdrawn
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.spec import AgentSpec
 
-__all__ = ["DEATHS", "DIED", "Resumption", "recover", "resumption"]
+__all__ = ["DEATHS", "DIED", "Resumption", "cut_off", "last_answer", "recover", "resumption"]
 
 DEATHS = 3
 """In which death of its process a turn is given up: it may well be what kills it."""
@@ -70,6 +70,16 @@ def may_run_again(spec: AgentSpec, call: Block, malformed: Mapping[str, str]) ->
     return tool is None or tool.replay != "never" or call["toolUseId"] in malformed
 
 
+def last_answer(messages: Sequence[Message]) -> Message | None:
+    """What an open turn said last, as far as its view still shows it."""
+    for message in reversed(messages):
+        if message["role"] == "assistant":
+            return message
+        if not tool_results(message):
+            return None
+    return None
+
+
 def recover(actor: SessionActor) -> list[Prompt]:
     """The prompts that another process accepted and did not come to an end with, in order, each to be handled as if it had just come.
 
@@ -97,12 +107,27 @@ def recover(actor: SessionActor) -> list[Prompt]:
 def _given_up(turn: OpenTurn, spec: AgentSpec) -> Ending | None:
     """How a turn ends that is not gone on with; None when it is."""
     if turn.owned:
-        return Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
+        return _cancelled(turn)
     died = turn.deaths + 1
     if spec.resume != "fail" and died < DEATHS:
         return None
     reason = "its process died" if died == 1 else f"its process died {died} times while it ran"
     return Ending("failed", None, DIED, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT, reason=f"the turn failed: {reason}")
+
+
+def _cancelled(turn: OpenTurn) -> Ending:
+    return Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
+
+
+def cut_off(actor: SessionActor, prompt: Prompt) -> Message | None:
+    """End the turn that was to be gone on with for this prompt, and has not been, as cancelled; what it said last. Does nothing for any other prompt."""
+    turn = actor.state.turn
+    if turn is None or turn.turn_id != prompt.turn_id:
+        return None
+    said = last_answer(actor.state.view.messages)
+    actor.account_for(turn)
+    give_up(actor, turn, _cancelled(turn))
+    return said
 
 
 def give_up(actor: SessionActor, turn: OpenTurn, ending: Ending) -> None:

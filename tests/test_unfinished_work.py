@@ -1,0 +1,67 @@
+"""Work that another process left, and what is asked of it before, while and after it is gone on with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ropewalk import AgentSpec, Runtime
+from ropewalk.testing import in_trio
+from talk import assert_sound, virtual_runtime
+from test_recovery import Bank, Mortal, banking, live
+
+LEFT = [("slow text", 2), ("tool", 3), ("keyed tool", 3)]
+"""Plans, and the write before which the process dies with the turn open."""
+
+
+async def left_open(plan: str, write: int, **options: Any) -> tuple[Bank, Mortal, AgentSpec]:
+    """What a process leaves that died in a turn under the key ``k``."""
+    bank = Bank()
+    journal, spec = Mortal(write), banking(bank, **options)
+
+    async def go(runtime: Runtime) -> None:
+        await (await (await runtime.open("me", spec)).submit(f"{plan}: go", key="k")).result()
+
+    assert await live(journal, spec, go)
+    return bank, journal, spec
+
+
+@pytest.mark.parametrize("way", ["session", "turn"])
+@pytest.mark.parametrize(("plan", "write"), LEFT)
+def test_a_turn_that_is_cancelled_before_it_is_gone_on_with(plan: str, write: int, way: str) -> None:
+    """It has its end in the history, and no other outcome later."""
+
+    @in_trio
+    async def run() -> None:
+        _, journal, spec = await left_open(plan, write)
+        later = Mortal(beside=journal)
+        async with virtual_runtime(journal=later, specs=[spec]) as runtime:
+            session = await runtime.open("me", spec)
+            turn = await session.submit(f"{plan}: go", key="k")
+            assert await session.cancel() if way == "session" else await turn.cancel() is None
+            result = await turn.result()
+            assert result.stop_reason == "cancelled"
+            await session.wait_idle()
+            await assert_sound(session)
+            again = await session.ask(f"{plan}: go", key="k")
+            assert (again.stop_reason, again.message) == ("cancelled", result.message)
+            await session.ask("text: next")
+            await assert_sound(session)
+
+    run()
+
+
+@in_trio
+async def test_a_session_that_cannot_be_deleted_keeps_a_history_that_is_whole() -> None:
+    class Stubborn(Mortal):
+        async def delete(self, actor_id: str) -> bool:
+            raise OSError("not now")
+
+    _, journal, spec = await left_open("tool", 3)
+    async with virtual_runtime(journal=Stubborn(beside=journal), specs=[spec]) as runtime:
+        session = await runtime.open("me", spec)
+        with pytest.raises(OSError, match="not now"):
+            await runtime.delete("me")
+        await session.ask("text: next")
+        await assert_sound(session)
