@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
-from ropewalk import AgentSpec, Runtime
-from ropewalk.testing import in_trio
+from ropewalk import AgentSpec, MemoryJournal, Runtime
+from ropewalk.actors.session.recovery import DEATHS
+from ropewalk.testing import VirtualClock, in_trio
 from talk import assert_sound, virtual_runtime
 from test_recovery import Bank, Mortal, banking, live
 
@@ -64,4 +66,18 @@ async def test_a_session_that_cannot_be_deleted_keeps_a_history_that_is_whole() 
         with pytest.raises(OSError, match="not now"):
             await runtime.delete("me")
         await session.ask("text: next")
+        await assert_sound(session)
+
+
+@in_trio
+async def test_a_runtime_that_closes_is_no_death_however_often() -> None:
+    bank, journal = Bank(), MemoryJournal()
+    spec = banking(bank)
+    for life in range(2 * DEATHS):
+        async with virtual_runtime(journal=journal, specs=[spec], grace=0, clock=VirtualClock(life)) as runtime:
+            await (await runtime.open("me", spec)).submit("slow text: go", key="k")
+            await trio.sleep(0.5)
+    async with virtual_runtime(journal=journal, specs=[spec], clock=VirtualClock(99)) as runtime:
+        session = await runtime.open("me", spec)
+        assert str(await session.ask("slow text: go", key="k")) == "one two three"
         await assert_sound(session)

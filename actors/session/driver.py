@@ -18,7 +18,7 @@ from ropewalk.actors.messages import Block, Message, copy_of
 from ropewalk.actors.session.ending import account_cycle, conclude, tell
 from ropewalk.actors.session.model_call import ModelCall
 from ropewalk.actors.session.prompt import request_state_of
-from ropewalk.actors.session.records import Begun, Resumed, Returned, Said
+from ropewalk.actors.session.records import Begun, Left, Resumed, Returned, Said
 from ropewalk.actors.session.recovery import Resumption, last_answer, resumption
 from ropewalk.actors.session.reduction import manage_after_turn, reduce
 from ropewalk.actors.session.state import OpenTurn
@@ -221,6 +221,7 @@ class TurnDriver:
         for call, result in self.results.items():
             if call not in recorded:
                 writer.write(Returned(self.turn_id, call, result, self.changed_state()))
+        writer.write(Left(self.turn_id))
         await writer.commit_whole()
 
     async def _drive(self) -> None:

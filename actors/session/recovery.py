@@ -108,10 +108,10 @@ def _given_up(turn: OpenTurn, spec: AgentSpec) -> Ending | None:
     """How a turn ends that is not gone on with; None when it is."""
     if turn.owned:
         return _cancelled(turn)
-    died = turn.deaths + 1
+    died = turn.died
     if spec.resume != "fail" and died < DEATHS:
         return None
-    reason = "its process died" if died == 1 else f"its process died {died} times while it ran"
+    reason = "its process died" if died <= 1 else f"its process died {died} times while it ran"
     return Ending("failed", None, DIED, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT, reason=f"the turn failed: {reason}")
 
 
