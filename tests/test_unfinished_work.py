@@ -10,8 +10,8 @@ import trio
 from ropewalk import AgentSpec, MemoryJournal, Runtime
 from ropewalk.actors.session.recovery import DEATHS
 from ropewalk.testing import VirtualClock, in_trio
-from talk import assert_sound, virtual_runtime
-from test_recovery import Bank, Mortal, banking, live
+from talk import agent, assert_sound, virtual_runtime
+from test_recovery import Bank, Mortal, banking, check_bank, live, to_the_end
 
 LEFT = [("slow text", 2), ("tool", 3), ("keyed tool", 3)]
 """Plans, and the write before which the process dies with the turn open."""
@@ -81,3 +81,20 @@ async def test_a_runtime_that_closes_is_no_death_however_often() -> None:
         session = await runtime.open("me", spec)
         assert str(await session.ask("slow text: go", key="k")) == "one two three"
         await assert_sound(session)
+
+
+@in_trio
+async def test_a_call_whose_tool_is_gone_since_is_in_doubt() -> None:
+    """It may have had its effect in the process that died, which still had the tool."""
+    bank, journal, spec = await left_open("tool", 3)
+    assert len(bank.books) == 1
+    renamed = agent(spec.model, tools=[])
+    later, report = await to_the_end(journal, renamed)
+    assert report.recovered == ("me",)
+
+    async def look(runtime: Runtime) -> None:
+        session = await runtime.open("me", renamed)
+        check_bank(bank, await session.messages())
+        assert session.status == "in doubt"
+
+    assert not await live(Mortal(beside=later), renamed, look)

@@ -65,9 +65,12 @@ def resumption(state: SessionState, turn: OpenTurn, spec: AgentSpec) -> Resumpti
 
 
 def may_run_again(spec: AgentSpec, call: Block, malformed: Mapping[str, str]) -> bool:
-    """Whether a call that may have begun can be run all the same: it is declared so, or no tool of ours is ever reached by it."""
+    """Whether a call that may have begun can be run all the same: it is declared so, or cannot have reached a tool.
+
+    One whose tool is not there may have reached it in the process that died, which had another version of the spec.
+    """
     tool = spec.tools.get(call["name"])
-    return tool is None or tool.replay != "never" or call["toolUseId"] in malformed
+    return call["toolUseId"] in malformed or (tool is not None and tool.replay != "never")
 
 
 def last_answer(messages: Sequence[Message]) -> Message | None:
