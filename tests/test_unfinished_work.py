@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from ropewalk import AgentSpec, MemoryJournal, Runtime
 from ropewalk.actors.session.recovery import DEATHS
-from ropewalk.testing import VirtualClock, in_trio
+from ropewalk.testing import Reply, ScriptedModel, VirtualClock, in_trio
 from talk import agent, assert_sound, virtual_runtime
 from test_recovery import Bank, Mortal, banking, check_bank, live, to_the_end
 
@@ -98,3 +99,29 @@ async def test_a_call_whose_tool_is_gone_since_is_in_doubt() -> None:
         assert session.status == "in doubt"
 
     assert not await live(Mortal(beside=later), renamed, look)
+
+
+@in_trio
+async def test_a_process_that_dies_between_a_redaction_and_the_prompt_that_waited_for_it() -> None:
+    class Redacts(Mortal):
+        """Dies when it has redacted."""
+
+        async def redact(self, *redaction: Any, **options: Any) -> None:
+            await super().redact(*redaction, **options)
+            self._left = 0
+
+    journal, spec = Redacts(), agent(ScriptedModel(lambda messages: Reply(text="done", delay=1)))
+
+    async def go(runtime: Runtime) -> None:
+        session = await runtime.open("me", spec)
+        await session.ask("secret")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.ask, "busy")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(session.redact, "e1")
+            await trio.testing.wait_all_tasks_blocked()
+            await (await session.submit("waits")).result()
+
+    assert await live(journal, spec, go)
+    _, report = await to_the_end(journal, spec)
+    assert report.recovered == ("me",)
