@@ -387,11 +387,13 @@ class TurnDriver:
     def changed_state(self) -> dict[str, Any] | None:
         """The request state for a record, None when the records have it as it is. What JSON cannot hold stays as last recorded."""
         state, recorded = self.request_state, self.recorded_state
-        if state == recorded or not (state or recorded):
+        if not (state or recorded):
             return None
-        copied = contain(request_state_of, state)
+        copied = contain(request_state_of, state)  # before anything is compared: what a tool put there may fail at that too
         if isinstance(copied, Failure):
             log.warning("request_state_not_recorded", session_id=self.actor.cell.id, turn_id=self.turn_id, error=str(copied.error))
+            return None
+        if copied == recorded:
             return None
         self.recorded_state = copied
         return copied
