@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from ropewalk import AgentSpec, MemoryJournal, Runtime
+from ropewalk import AgentSpec, MemoryJournal, Runtime, UnknownRecord
 from ropewalk.actors.session.recovery import DEATHS
 from ropewalk.testing import Reply, ScriptedModel, VirtualClock, in_trio
 from talk import agent, assert_sound, virtual_runtime
@@ -125,3 +125,29 @@ async def test_a_process_that_dies_between_a_redaction_and_the_prompt_that_waite
     assert await live(journal, spec, go)
     _, report = await to_the_end(journal, spec)
     assert report.recovered == ("me",)
+
+
+@pytest.mark.parametrize("how", ["fails", "left"])
+def test_a_session_that_cannot_be_read_here_can_be_opened_elsewhere(how: str) -> None:
+    """As when an older program meets the records of a newer one, or its opener has no more time."""
+
+    class Unreadable(MemoryJournal):
+        async def read(self, *place: Any, **options: Any) -> Any:
+            if how == "fails":
+                raise UnknownRecord("written by a newer Ropewalk")
+            await trio.sleep_forever()
+
+    @in_trio
+    async def run() -> None:
+        _, journal, spec = await left_open("text", 2)
+        here, there = Unreadable(beside=journal), Mortal(beside=journal)
+        async with virtual_runtime(journal=here, specs=[spec]) as runtime, virtual_runtime(journal=there, specs=[spec]) as other:
+            if how == "fails":
+                assert (await runtime.recover()).failed == (("me", "UnknownRecord: written by a newer Ropewalk"),)
+            else:
+                with trio.move_on_after(1):
+                    await runtime.open("me", spec)
+            session = await other.open("me", spec)
+            assert str(await session.ask("text: go", key="k")) == "one two three"
+
+    run()
