@@ -8,10 +8,11 @@ import pytest
 import trio
 import trio.testing
 
-from ropewalk import AgentSpec, MemoryJournal, Runtime, UnknownRecord
+from ropewalk import AgentSpec, MemoryJournal, Runtime, Session, UnknownRecord
+from ropewalk.actors.messages import text_of
 from ropewalk.actors.session.recovery import DEATHS
 from ropewalk.testing import Reply, ScriptedModel, VirtualClock, in_trio
-from talk import agent, assert_sound, virtual_runtime
+from talk import Gate, agent, assert_sound, virtual_runtime
 from test_recovery import Bank, Mortal, banking, check_bank, live, to_the_end
 
 LEFT = [("slow text", 2), ("tool", 3), ("keyed tool", 3)]
@@ -149,5 +150,58 @@ def test_a_session_that_cannot_be_read_here_can_be_opened_elsewhere(how: str) ->
                     await runtime.open("me", spec)
             session = await other.open("me", spec)
             assert str(await session.ask("text: go", key="k")) == "one two three"
+
+    run()
+
+
+@pytest.mark.parametrize("then", ["answers", "is at it", "dies"])
+def test_a_key_is_heard_of_elsewhere_while_it_is_looked_up_here(then: str) -> None:
+    """The session left memory in between: whatever became of the prompt in the other runtime, it has one turn and one outcome."""
+
+    class Held(Mortal):
+        """Holds its first answer about a label until the gate is opened."""
+
+        gate: Gate | None = None
+
+        async def labelled(self, actor_id: str, label: str) -> int | None:
+            found = await super().labelled(actor_id, label)
+            if (gate := self.gate) is not None:
+                self.gate = None
+                await gate()
+            return found
+
+    @in_trio
+    async def run() -> None:
+        here = Held()
+        there = Mortal(1 if then == "dies" else -1, here)
+        spec = agent(ScriptedModel(lambda messages: Reply(text=f"answer to {len(messages)}", delay=1)))
+        outcomes: list[str] = []
+
+        async def ask(session: Session) -> None:
+            outcomes.append(str(await session.ask("hi", key="k")))
+
+        async def elsewhere(other: Runtime) -> None:
+            session = await other.open("me", spec)
+            if then == "is at it":
+                await session.submit("hi", key="k")
+                gate.open()
+                await trio.sleep(0.5)
+            await ask(session)
+            await other.passivate("me")
+
+        async with virtual_runtime(journal=here, specs=[spec]) as runtime, trio.open_nursery() as nursery:
+            session = await runtime.open("me", spec)
+            gate = here.gate = Gate()
+            for _ in range(2):
+                nursery.start_soon(ask, session)
+            await gate.reached()
+            assert await runtime.passivate("me")
+            assert await live(there, spec, elsewhere) == (then == "dies")
+            gate.open()
+        async with virtual_runtime(journal=Mortal(beside=here), specs=[spec]) as runtime:
+            session = await runtime.open("me", spec)
+            assert [text_of(message) for message in await session.messages() if message["role"] == "user"].count("hi") == 1
+            assert set(outcomes) == {"answer to 1"}
+            await assert_sound(session)
 
     run()
