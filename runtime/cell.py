@@ -52,6 +52,9 @@ OVERTAKEN = object()
 ELSEWHERE_SECONDS = 0.1
 """How often it is asked whether another owner has let go of an actor."""
 
+RELEASE_SECONDS = 5.0
+"""How long an actor that could not be brought in may take to let go of its log."""
+
 BREATH = 64
 """After how many messages a worker lets others run: an actor that always has another message must not keep the loop."""
 
@@ -76,6 +79,7 @@ class Cell:
     __slots__ = (
         "__weakref__",
         "_activating",
+        "_claimed",
         "_idle",
         "_ledger",
         "_openers",
@@ -120,6 +124,7 @@ class Cell:
         self.told: anyio.Event | None = None
         self._ledger: RestartLedger | None = None
         self._activating: anyio.Event | None = None
+        self._claimed = 0  # the epoch of the claim that the last activation made
         self._idle: anyio.Event | None = None
         self._openers = 0
 
@@ -244,6 +249,7 @@ class Cell:
         while True:
             claim = await attempt(self.journal.claim(self.id, self.kind.name, getattr(self.kind, "codec", None)))
             if not isinstance(claim, Failure):
+                self._claimed = claim.epoch
                 return claim
             if not isinstance(claim.error, SessionElsewhere) or runtime.backend.now() >= gives_up:
                 raise claim.error
@@ -362,12 +368,19 @@ class Cell:
             self.runtime.take_up(self)
         self._activating = done = anyio.Event()
         outer = working_on.set((*working_on.get(), (self, done)))
+        self._claimed = 0
         try:
-            with guarded():
-                self.actor = await self.kind.activate(self, create=create, **seed)
-                self.summary = None
-        except CancelScopeLeft:
-            if self.actor is None:
+            try:
+                with guarded():
+                    self.actor = await self.kind.activate(self, create=create, **seed)
+                    self.summary = None
+            except CancelScopeLeft:
+                if self.actor is None:
+                    raise
+            except GeneratorExit:  # thrown away by an event loop that runs no more: nothing can be waited for
+                raise
+            except BaseException:
+                await self._give_back()
                 raise
         finally:
             working_on.reset(outer)
@@ -377,6 +390,12 @@ class Cell:
             if not self.busy and (self.passivated or self.runtime.passivation is not None):
                 self.runtime.put_aside(self)
         return cast("Actor", self.actor)
+
+    async def _give_back(self) -> None:
+        """Own the log of an actor that could not be brought in no more: another owner may have more luck with it."""
+        if self._claimed:
+            with anyio.move_on_after(RELEASE_SECONDS, shield=True):
+                await attempt(self.journal.release(self.id, self._claimed))
 
     async def _handle(self, envelope: Envelope) -> Any:
         context = envelope.context or contextvars.Context()

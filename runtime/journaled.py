@@ -36,7 +36,6 @@ class Journaled(Generic[S]):
         """
         claim = await cell.claim()
         if not claim.last and not create:
-            await cell.journal.release(cell.id, claim.epoch)
             raise UnknownSession(f"there is no {cell.kind.name} {cell.id!r}")
         state = initial
         for record in await cell.journal.read(cell.id):

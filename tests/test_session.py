@@ -1462,6 +1462,32 @@ async def test_closing_waits_for_work_under_way() -> None:
 
 
 @in_trio
+async def test_what_a_tool_puts_into_the_request_state_may_refuse_to_be_compared() -> None:
+    """As arrays do. It is not recorded, and the turn ends as any other."""
+
+    class Array:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("the truth of an array is ambiguous")
+
+    @tool
+    async def measure(context: ToolContext) -> str:
+        """Measure something."""
+        context.request_state["measured"] = Array()
+        return "measured"
+
+    spec = agent([Reply(tool_uses=[ToolUse("measure")]), "done"], tools=[measure])
+    async with virtual_runtime() as runtime:
+        session = await runtime.open("me", spec)
+        result = await session.ask("go", request_state={"measured": None}, key="k")
+        assert str(result) == "done"
+        assert type(result.state["measured"]) is Array
+        assert (await session.ask("go", key="k")).state == {"measured": None}
+        await assert_sound(session)
+
+
+@in_trio
 async def test_closing_ends_what_does_not_finish_and_says_so() -> None:
     journal = MemoryJournal()
     async with virtual_runtime(journal=journal, grace=3) as runtime:

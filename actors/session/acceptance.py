@@ -6,7 +6,7 @@ Everything here is synchronous, so a prompt is either in the mailbox and recorde
 from __future__ import annotations
 
 from ropewalk.actors.events import PromptAccepted, PromptSettled
-from ropewalk.actors.messages import copy_of
+from ropewalk.actors.messages import Message, copy_of
 from ropewalk.actors.result import AgentResult, MetricsLedger
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.session.prompt import Prompt
@@ -47,7 +47,8 @@ def withdraw(cell: Cell, prompt: Prompt) -> None:
     if prompt.outcome.settled:
         return
     actor = cell.actor
-    if cell.mailbox.withdraw(prompt):
+    # A turn that another process began has to be given its end where nothing comes between.
+    if prompt.turn_id is None and cell.mailbox.withdraw(prompt):
         resident = actor if isinstance(actor, SessionActor) else None
         settle_unbegun(resident, prompt)
         if resident is not None:
@@ -58,11 +59,12 @@ def withdraw(cell: Cell, prompt: Prompt) -> None:
         actor.driver.cancel()
 
 
-def settle_unbegun(actor: SessionActor | None, prompt: Prompt) -> None:
-    """Give a prompt that will have no turn its outcome: a result with stop reason ``cancelled``."""
+def settle_unbegun(actor: SessionActor | None, prompt: Prompt, said: Message | None = None) -> None:
+    """Give a prompt that will have no turn its outcome: a result with stop reason ``cancelled``, and what another process `said` for it."""
     if actor is not None and actor.state.is_waiting(prompt.prompt_id):
         actor.writer.write(Withdrawn(prompt.prompt_id, "cancelled"))
         if not actor.writer.untell(PromptAccepted, prompt.prompt_id):  # who never heard of it need not hear that it is gone
             actor.writer.announce_apart((), PromptSettled, prompt.prompt_id, "cancelled")
     metrics = MetricsLedger().snapshot() if actor is None else actor.ledger.snapshot()
-    prompt.outcome.settle(AgentResult("cancelled", {"role": "assistant", "content": []}, metrics, prompt.request_state))
+    message = {"role": "assistant", "content": []} if said is None else copy_of(said)
+    prompt.outcome.settle(AgentResult("cancelled", message, metrics, prompt.request_state))

@@ -48,7 +48,6 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
             "or give the new one another session id"
         )
     if not claim.last and not create:
-        await cell.journal.release(cell.id, claim.epoch)
         raise UnknownSession(f"there is no session {cell.id!r}")
     state, kept, of_source = await _recalled(cell, claim) if claim.last else (SessionState(), 0, ())
     writer = Writer(cell, state, claim, kept)

@@ -28,6 +28,7 @@ from ropewalk.actors.session.direct import (
 from ropewalk.actors.session.driver import TurnDriver
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Withdrawn
+from ropewalk.actors.session.recovery import cut_off
 from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.tools import ToolLimits
@@ -125,7 +126,9 @@ class SessionActor:
         if isinstance(envelope, Prompt):
             from ropewalk.actors.session.acceptance import settle_unbegun
 
-            settle_unbegun(self, envelope)
+            said = cut_off(self, envelope)
+            await self.writer.commit_whole()
+            settle_unbegun(self, envelope, said)
             await self.writer.commit_whole()
             return None
         match envelope.body:
@@ -166,10 +169,13 @@ class SessionActor:
 
     def turned_away(self, envelope: Envelope) -> None:
         """A prompt that waited will have no turn; a journal that fails now is noticed by whoever writes next."""
-        if isinstance(envelope, Prompt) and self.state.is_waiting(envelope.prompt_id):
+        if not isinstance(envelope, Prompt):
+            return
+        cut_off(self, envelope)
+        if self.state.is_waiting(envelope.prompt_id):
             self.writer.write(Withdrawn(envelope.prompt_id, "failed"))
             self.writer.announce_apart(envelope.streams, PromptSettled, envelope.prompt_id, "failed")
-            contain(self.writer.flush)
+        contain(self.writer.flush)
 
     def untold(self) -> Awaitable[None] | None:
         """What to wait for before a snapshot tells no more than readers have heard. Code of the turn itself must not wait for that."""

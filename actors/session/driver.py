@@ -6,7 +6,7 @@ turn; whoever may end the turn cancels it, and what was under way is settled aft
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -14,12 +14,12 @@ import anyio.lowlevel
 
 from ropewalk.actors.errors import ModelError
 from ropewalk.actors.events import PromptAccepted, ToolEnded
-from ropewalk.actors.messages import Block, Message, copy_of, tool_results
+from ropewalk.actors.messages import Block, Message, copy_of
 from ropewalk.actors.session.ending import account_cycle, conclude, tell
 from ropewalk.actors.session.model_call import ModelCall
 from ropewalk.actors.session.prompt import request_state_of
-from ropewalk.actors.session.records import Begun, Resumed, Returned, Said
-from ropewalk.actors.session.recovery import Resumption, resumption
+from ropewalk.actors.session.records import Begun, Left, Resumed, Returned, Said
+from ropewalk.actors.session.recovery import Resumption, last_answer, resumption
 from ropewalk.actors.session.reduction import manage_after_turn, reduce
 from ropewalk.actors.session.state import OpenTurn
 from ropewalk.actors.session.tool_calls import run_calls
@@ -221,6 +221,7 @@ class TurnDriver:
         for call, result in self.results.items():
             if call not in recorded:
                 writer.write(Returned(self.turn_id, call, result, self.changed_state()))
+        writer.write(Left(self.turn_id))
         await writer.commit_whole()
 
     async def _drive(self) -> None:
@@ -386,24 +387,16 @@ class TurnDriver:
     def changed_state(self) -> dict[str, Any] | None:
         """The request state for a record, None when the records have it as it is. What JSON cannot hold stays as last recorded."""
         state, recorded = self.request_state, self.recorded_state
-        if state == recorded or not (state or recorded):
+        if not (state or recorded):
             return None
-        copied = contain(request_state_of, state)
+        copied = contain(request_state_of, state)  # before anything is compared: what a tool put there may fail at that too
         if isinstance(copied, Failure):
             log.warning("request_state_not_recorded", session_id=self.actor.cell.id, turn_id=self.turn_id, error=str(copied.error))
             return None
+        if copied == recorded:
+            return None
         self.recorded_state = copied
         return copied
-
-
-def last_answer(messages: Sequence[Message]) -> Message | None:
-    """What an open turn said last, as far as its view still shows it."""
-    for message in reversed(messages):
-        if message["role"] == "assistant":
-            return message
-        if not tool_results(message):
-            return None
-    return None
 
 
 async def _waited(seconds: float) -> DelayOver:

@@ -168,6 +168,8 @@ class Session:
             if there is None:
                 with abandoned_unless_sent(made):
                     recorded = await recorded_outcome(self._cell, actor, made)
+                if recorded is None and self._cell.actor is not actor:
+                    continue  # out of memory meanwhile, it may have heard of the key in another runtime
                 if isinstance(recorded, Exception):
                     made.outcome.fail(recorded)
                 elif recorded is not None:

@@ -47,7 +47,7 @@ def under_way(cell: Cell, prompt: Prompt) -> Prompt | None:
     Raises `KeyReused` when that was another prompt.
     """
     there = _all(cell).get((cell.id, cast(str, prompt.key)))
-    if there is None:
+    if there is None or there is prompt:
         known_by_key(cell, prompt)
         return None
     if there.messages != prompt.messages and there.messages:
@@ -62,18 +62,25 @@ def abandoned_unless_sent(prompt: Prompt) -> Generator[None]:
         yield
     except BaseException:
         if not prompt.sent and prompt.forget is not None:
-            prompt.abandoned = True
             prompt.forget()
-            if prompt.accepted is not None:
-                prompt.accepted.settle(None)
+            _abandon(prompt)
         raise
+
+
+def _abandon(prompt: Prompt) -> None:
+    prompt.abandoned, prompt.forget = True, None
+    if prompt.accepted is not None:
+        prompt.accepted.settle(None)
 
 
 def known_by_key(cell: Cell, prompt: Prompt) -> None:
     """Have others who send the prompt again find it, as long as it has no outcome."""
     if prompt.key is not None:
         known, name = _all(cell), (cell.id, prompt.key)
+        before = known.get(name)
         known[name] = prompt
+        if before is not None and before is not prompt:  # it was only looked up, and another runtime that is gone had accepted it
+            _abandon(before)
         prompt.forget = lambda: known.pop(name, None)
         prompt.outcome.then = prompt.note_outcome
 
@@ -90,6 +97,7 @@ async def recorded_outcome(cell: Cell, actor: SessionActor, prompt: Prompt) -> A
     """What came of the prompt that was sent with this one's key, as the journal has it; None when there was none.
 
     Raises `KeyReused` when that was another prompt. The metrics of such a result are the session's as they stand now.
+    Where the session left memory meanwhile, None says nothing.
     """
     number = await cell.journal.labelled(cell.id, cast(str, prompt.key))
     if number is None:
@@ -105,6 +113,8 @@ async def recorded_outcome(cell: Cell, actor: SessionActor, prompt: Prompt) -> A
     if story.differs:
         raise _reused(cell, prompt)
     if not story.is_told:
+        if cell.actor is not actor:
+            return None
         raise JournalDamaged(f"record {number} of {cell.id!r} accepted a prompt under the key {prompt.key!r}, and no later one says what came of it")
     if story.error is not None:
         return story.error

@@ -20,6 +20,7 @@ __all__ = [
     "Body",
     "Edited",
     "Kept",
+    "Left",
     "Opened",
     "Pinned",
     "Redacted",
@@ -107,6 +108,12 @@ class Resumed(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=Tru
     in_doubt: tuple[str, ...] = ()
 
 
+class Left(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
+    """The runtime closed during a turn, which is left to whoever opens the session next: no death of a process."""
+
+    turn_id: str
+
+
 class Edited(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
     """The view was changed: a reduction, the manager's policy, a caller's own edit.
 
@@ -182,4 +189,4 @@ class Kept(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
     pins: tuple[int, ...] = ()
 
 
-Body: TypeAlias = Opened | Accepted | Begun | Said | Returned | Resumed | Edited | Added | Pinned | Redacted | Settled | Withdrawn | Kept
+Body: TypeAlias = Opened | Accepted | Begun | Said | Returned | Resumed | Left | Edited | Added | Pinned | Redacted | Settled | Withdrawn | Kept

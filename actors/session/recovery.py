@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ropewalk.actors.events import PromptSettled
-from ropewalk.actors.messages import Block, calls_tools, copy_of, error_result, tool_uses
+from ropewalk.actors.messages import Block, Message, calls_tools, copy_of, error_result, tool_results, tool_uses
 from ropewalk.actors.session.ending import announce_end
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Accepted, Withdrawn
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.spec import AgentSpec
 
-__all__ = ["DEATHS", "DIED", "Resumption", "recover", "resumption"]
+__all__ = ["DEATHS", "DIED", "Resumption", "cut_off", "last_answer", "recover", "resumption"]
 
 DEATHS = 3
 """In which death of its process a turn is given up: it may well be what kills it."""
@@ -65,9 +65,22 @@ def resumption(state: SessionState, turn: OpenTurn, spec: AgentSpec) -> Resumpti
 
 
 def may_run_again(spec: AgentSpec, call: Block, malformed: Mapping[str, str]) -> bool:
-    """Whether a call that may have begun can be run all the same: it is declared so, or no tool of ours is ever reached by it."""
+    """Whether a call that may have begun can be run all the same: it is declared so, or cannot have reached a tool.
+
+    One whose tool is not there may have reached it in the process that died, which had another version of the spec.
+    """
     tool = spec.tools.get(call["name"])
-    return tool is None or tool.replay != "never" or call["toolUseId"] in malformed
+    return call["toolUseId"] in malformed or (tool is not None and tool.replay != "never")
+
+
+def last_answer(messages: Sequence[Message]) -> Message | None:
+    """What an open turn said last, as far as its view still shows it."""
+    for message in reversed(messages):
+        if message["role"] == "assistant":
+            return message
+        if not tool_results(message):
+            return None
+    return None
 
 
 def recover(actor: SessionActor, here: Sequence[Prompt] = ()) -> list[Prompt]:
@@ -99,12 +112,27 @@ def recover(actor: SessionActor, here: Sequence[Prompt] = ()) -> list[Prompt]:
 def _given_up(turn: OpenTurn, spec: AgentSpec) -> Ending | None:
     """How a turn ends that is not gone on with; None when it is."""
     if turn.owned:
-        return Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
-    died = turn.deaths + 1
+        return _cancelled(turn)
+    died = turn.died
     if spec.resume != "fail" and died < DEATHS:
         return None
-    reason = "its process died" if died == 1 else f"its process died {died} times while it ran"
+    reason = "its process died" if died <= 1 else f"its process died {died} times while it ran"
     return Ending("failed", None, DIED, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT, reason=f"the turn failed: {reason}")
+
+
+def _cancelled(turn: OpenTurn) -> Ending:
+    return Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
+
+
+def cut_off(actor: SessionActor, prompt: Prompt) -> Message | None:
+    """End the turn that was to be gone on with for this prompt, and has not been, as cancelled; what it said last. Does nothing for any other prompt."""
+    turn = actor.state.turn
+    if turn is None or turn.turn_id != prompt.turn_id:
+        return None
+    said = last_answer(actor.state.view.messages)
+    actor.account_for(turn)
+    give_up(actor, turn, _cancelled(turn))
+    return said
 
 
 def give_up(actor: SessionActor, turn: OpenTurn, ending: Ending) -> None:

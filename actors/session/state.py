@@ -19,6 +19,7 @@ from ropewalk.actors.session.records import (
     Body,
     Edited,
     Kept,
+    Left,
     Opened,
     Pinned,
     Redacted,
@@ -45,7 +46,7 @@ class OpenTurn(msgspec.Struct, eq=False):
 
     The rest is what another process needs to go on with it: its prompt's `owned`, `key` and with that `messages`, the `request_state` as last
     recorded, `cycles` and `usage` so far, of the last answer its `stop_reason`, the `results` of its calls that came back and
-    those that are `malformed`; how often the process died in it, and the calls that are `in_doubt` since.
+    those that are `malformed`; how often the process died in it, whether it was `left` when its runtime closed, and the calls that are `in_doubt` since.
     """
 
     turn_id: str
@@ -66,7 +67,13 @@ class OpenTurn(msgspec.Struct, eq=False):
     malformed: dict[str, str] | None = None
     stop_reason: str = "end_turn"
     deaths: int = 0
+    left: bool = False
     in_doubt: tuple[str, ...] = ()
+
+    @property
+    def died(self) -> int:
+        """How often its process has died in it, for somebody who finds it open."""
+        return self.deaths + (not self.left)
 
     def hear(self, said: Said) -> None:
         """The model has answered."""
@@ -219,9 +226,13 @@ class SessionState:
     def _resumed(self, body: Resumed) -> None:
         turn = self.turn
         if turn is not None:
-            turn.deaths += 1
+            turn.deaths, turn.left = turn.died, False
             turn.in_doubt += body.in_doubt
             self.in_doubt = turn.in_doubt
+
+    def _left(self, body: Left) -> None:
+        if self.turn is not None:
+            self.turn.left = True
 
     def _edited(self, body: Edited) -> None:
         if self.turn is not None:
@@ -267,6 +278,7 @@ _FOLD: dict[type[Body], Callable[[SessionState, Any], object]] = {
     Said: SessionState._said,
     Returned: SessionState._returned,
     Resumed: SessionState._resumed,
+    Left: SessionState._left,
     Edited: SessionState._edited,
     Added: SessionState._added,
     Pinned: SessionState._pinned,
@@ -312,5 +324,5 @@ def entries_in(body: Body) -> Iterator[Entry]:
                 yield from (placed.entry for placed in edit.inserted)
             yield from entries
             yield from aside
-        case Accepted() | Pinned() | Redacted() | Withdrawn() | Returned() | Resumed() | Kept():
+        case Accepted() | Pinned() | Redacted() | Withdrawn() | Returned() | Resumed() | Left() | Kept():
             pass

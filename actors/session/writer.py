@@ -153,12 +153,14 @@ class Writer:
             raise flushed.error
         return flushed
 
+    @property
+    def _is_unfinished(self) -> bool:
+        return self.state.turn is not None or self.state.waiting is not None
+
     def _flush(self) -> Commit | Failure | None:
         self._batches += 1
         if self._staged:
-            state = self.state
-            state, cell = self.state, self._cell
-            unfinished = state.turn is not None or state.waiting is not None
+            cell, unfinished = self._cell, self._is_unfinished
             written = contain(cell.journal.append, cell.id, self._epoch, self._number + 1, self._staged, unfinished=unfinished, labels=self._labels)
             if isinstance(written, Failure):
                 return Failure(self._break(written.error))
@@ -276,7 +278,7 @@ class Writer:
         The state still shows what was replaced: whoever calls this ends the incarnation. Raises as `flush` does.
         """
         self.flush()
-        await self._cell.journal.redact(self._cell.id, self._epoch, replaced, self._number + 1, (body,))
+        await self._cell.journal.redact(self._cell.id, self._epoch, replaced, self._number + 1, (body,), unfinished=self._is_unfinished)
         self._number += 1
 
     def move_to(self, cell: Cell, claim: Claim) -> bool:

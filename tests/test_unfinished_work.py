@@ -1,0 +1,207 @@
+"""Work that another process left, and what is asked of it before, while and after it is gone on with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from ropewalk import AgentSpec, MemoryJournal, Runtime, Session, UnknownRecord
+from ropewalk.actors.messages import text_of
+from ropewalk.actors.session.recovery import DEATHS
+from ropewalk.testing import Reply, ScriptedModel, VirtualClock, in_trio
+from talk import Gate, agent, assert_sound, virtual_runtime
+from test_recovery import Bank, Mortal, banking, check_bank, live, to_the_end
+
+LEFT = [("slow text", 2), ("tool", 3), ("keyed tool", 3)]
+"""Plans, and the write before which the process dies with the turn open."""
+
+
+async def left_open(plan: str, write: int, **options: Any) -> tuple[Bank, Mortal, AgentSpec]:
+    """What a process leaves that died in a turn under the key ``k``."""
+    bank = Bank()
+    journal, spec = Mortal(write), banking(bank, **options)
+
+    async def go(runtime: Runtime) -> None:
+        await (await (await runtime.open("me", spec)).submit(f"{plan}: go", key="k")).result()
+
+    assert await live(journal, spec, go)
+    return bank, journal, spec
+
+
+@pytest.mark.parametrize("way", ["session", "turn"])
+@pytest.mark.parametrize(("plan", "write"), LEFT)
+def test_a_turn_that_is_cancelled_before_it_is_gone_on_with(plan: str, write: int, way: str) -> None:
+    """It has its end in the history, and no other outcome later."""
+
+    @in_trio
+    async def run() -> None:
+        _, journal, spec = await left_open(plan, write)
+        later = Mortal(beside=journal)
+        async with virtual_runtime(journal=later, specs=[spec]) as runtime:
+            session = await runtime.open("me", spec)
+            turn = await session.submit(f"{plan}: go", key="k")
+            assert await session.cancel() if way == "session" else await turn.cancel() is None
+            result = await turn.result()
+            assert result.stop_reason == "cancelled"
+            await session.wait_idle()
+            await assert_sound(session)
+            again = await session.ask(f"{plan}: go", key="k")
+            assert (again.stop_reason, again.message) == ("cancelled", result.message)
+            await session.ask("text: next")
+            await assert_sound(session)
+
+    run()
+
+
+@in_trio
+async def test_a_session_that_cannot_be_deleted_keeps_a_history_that_is_whole() -> None:
+    class Stubborn(Mortal):
+        async def delete(self, actor_id: str) -> bool:
+            raise OSError("not now")
+
+    _, journal, spec = await left_open("tool", 3)
+    async with virtual_runtime(journal=Stubborn(beside=journal), specs=[spec]) as runtime:
+        session = await runtime.open("me", spec)
+        with pytest.raises(OSError, match="not now"):
+            await runtime.delete("me")
+        await session.ask("text: next")
+        await assert_sound(session)
+
+
+@in_trio
+async def test_a_runtime_that_closes_is_no_death_however_often() -> None:
+    bank, journal = Bank(), MemoryJournal()
+    spec = banking(bank)
+    for life in range(2 * DEATHS):
+        async with virtual_runtime(journal=journal, specs=[spec], grace=0, clock=VirtualClock(life)) as runtime:
+            await (await runtime.open("me", spec)).submit("slow text: go", key="k")
+            await trio.sleep(0.5)
+    async with virtual_runtime(journal=journal, specs=[spec], clock=VirtualClock(99)) as runtime:
+        session = await runtime.open("me", spec)
+        assert str(await session.ask("slow text: go", key="k")) == "one two three"
+        await assert_sound(session)
+
+
+@in_trio
+async def test_a_call_whose_tool_is_gone_since_is_in_doubt() -> None:
+    """It may have had its effect in the process that died, which still had the tool."""
+    bank, journal, spec = await left_open("tool", 3)
+    assert len(bank.books) == 1
+    renamed = agent(spec.model, tools=[])
+    later, report = await to_the_end(journal, renamed)
+    assert report.recovered == ("me",)
+
+    async def look(runtime: Runtime) -> None:
+        session = await runtime.open("me", renamed)
+        check_bank(bank, await session.messages())
+        assert session.status == "in doubt"
+
+    assert not await live(Mortal(beside=later), renamed, look)
+
+
+@in_trio
+async def test_a_process_that_dies_between_a_redaction_and_the_prompt_that_waited_for_it() -> None:
+    class Redacts(Mortal):
+        """Dies when it has redacted."""
+
+        async def redact(self, *redaction: Any, **options: Any) -> None:
+            await super().redact(*redaction, **options)
+            self._left = 0
+
+    journal, spec = Redacts(), agent(ScriptedModel(lambda messages: Reply(text="done", delay=1)))
+
+    async def go(runtime: Runtime) -> None:
+        session = await runtime.open("me", spec)
+        await session.ask("secret")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.ask, "busy")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(session.redact, "e1")
+            await trio.testing.wait_all_tasks_blocked()
+            await (await session.submit("waits")).result()
+
+    assert await live(journal, spec, go)
+    _, report = await to_the_end(journal, spec)
+    assert report.recovered == ("me",)
+
+
+@pytest.mark.parametrize("how", ["fails", "left"])
+def test_a_session_that_cannot_be_read_here_can_be_opened_elsewhere(how: str) -> None:
+    """As when an older program meets the records of a newer one, or its opener has no more time."""
+
+    class Unreadable(MemoryJournal):
+        async def read(self, *place: Any, **options: Any) -> Any:
+            if how == "fails":
+                raise UnknownRecord("written by a newer Ropewalk")
+            await trio.sleep_forever()
+
+    @in_trio
+    async def run() -> None:
+        _, journal, spec = await left_open("text", 2)
+        here, there = Unreadable(beside=journal), Mortal(beside=journal)
+        async with virtual_runtime(journal=here, specs=[spec]) as runtime, virtual_runtime(journal=there, specs=[spec]) as other:
+            if how == "fails":
+                assert (await runtime.recover()).failed == (("me", "UnknownRecord: written by a newer Ropewalk"),)
+            else:
+                with trio.move_on_after(1):
+                    await runtime.open("me", spec)
+            session = await other.open("me", spec)
+            assert str(await session.ask("text: go", key="k")) == "one two three"
+
+    run()
+
+
+@pytest.mark.parametrize("then", ["answers", "is at it", "dies"])
+def test_a_key_is_heard_of_elsewhere_while_it_is_looked_up_here(then: str) -> None:
+    """The session left memory in between: whatever became of the prompt in the other runtime, it has one turn and one outcome."""
+
+    class Held(Mortal):
+        """Holds its first answer about a label until the gate is opened."""
+
+        gate: Gate | None = None
+
+        async def labelled(self, actor_id: str, label: str) -> int | None:
+            found = await super().labelled(actor_id, label)
+            if (gate := self.gate) is not None:
+                self.gate = None
+                await gate()
+            return found
+
+    @in_trio
+    async def run() -> None:
+        here = Held()
+        there = Mortal(1 if then == "dies" else -1, here)
+        spec = agent(ScriptedModel(lambda messages: Reply(text=f"answer to {len(messages)}", delay=1)))
+        outcomes: list[str] = []
+
+        async def ask(session: Session) -> None:
+            outcomes.append(str(await session.ask("hi", key="k")))
+
+        async def elsewhere(other: Runtime) -> None:
+            session = await other.open("me", spec)
+            if then == "is at it":
+                await session.submit("hi", key="k")
+                gate.open()
+                await trio.sleep(0.5)
+            await ask(session)
+            await other.passivate("me")
+
+        async with virtual_runtime(journal=here, specs=[spec]) as runtime, trio.open_nursery() as nursery:
+            session = await runtime.open("me", spec)
+            gate = here.gate = Gate()
+            for _ in range(2):
+                nursery.start_soon(ask, session)
+            await gate.reached()
+            assert await runtime.passivate("me")
+            assert await live(there, spec, elsewhere) == (then == "dies")
+            gate.open()
+        async with virtual_runtime(journal=Mortal(beside=here), specs=[spec]) as runtime:
+            session = await runtime.open("me", spec)
+            assert [text_of(message) for message in await session.messages() if message["role"] == "user"].count("hi") == 1
+            assert set(outcomes) == {"answer to 1"}
+            await assert_sound(session)
+
+    run()
