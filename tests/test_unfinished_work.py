@@ -8,12 +8,12 @@ import pytest
 import trio
 import trio.testing
 
+from mortal import Bank, Mortal, banking, check_bank, live, to_the_end
 from ropewalk import AgentSpec, MemoryJournal, Runtime, Session, UnknownRecord
 from ropewalk.actors.messages import text_of
 from ropewalk.actors.session.recovery import DEATHS
 from ropewalk.testing import Reply, ScriptedModel, VirtualClock, in_trio
 from talk import Gate, agent, assert_sound, virtual_runtime
-from test_recovery import Bank, Mortal, banking, check_bank, live, to_the_end
 
 LEFT = [("slow text", 2), ("tool", 3), ("keyed tool", 3)]
 """Plans, and the write before which the process dies with the turn open."""
