@@ -18,11 +18,11 @@ import anyio
 import anyio.to_thread
 
 import bare
-from measure import Stopwatch
-from ropewalk import Runtime, SQLiteJournal, TextDelta
-from work import BARE, HANDLER, PROMPT, Ear, Load, ask, bare_price, listen, opened
+from measure import Side, Stopwatch, interleaved
+from ropewalk import Runtime, Session, SQLiteJournal, TextDelta
+from work import BARE, HANDLER, PROMPT, Ear, Load, ask, bare_price, listen, opened, spec_of
 
-__all__ = ["bytes_a_turn", "durable_at_once"]
+__all__ = ["bytes_a_turn", "durable_at_once", "waking_long_and_short"]
 
 
 class BareStore:
@@ -86,6 +86,29 @@ async def bytes_a_turn(load: Load, early: int) -> tuple[float, float]:
             sizes.append(path.stat().st_size)  # closed, so that all of it is in the one file
     of_early, of_late = sizes[1] - sizes[0], sizes[3] - sizes[2]
     return of_early / (early * load.sessions), of_late / (early * load.sessions)
+
+
+async def waking_long_and_short(load: Load, short: int, repetitions: int) -> tuple[float, float]:
+    """CPU µs to wake a session whose view is `load.window` messages from the disk: with `load.turns` turns behind it, and with `short` turns."""
+    with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder:
+        async with Runtime(SQLiteJournal(Path(folder) / "sessions.db", durability="os")) as runtime:
+            groups: dict[str, list[Session]] = {"long": [], "short": []}
+            for number in range(load.sessions):
+                for name, turns in (("long", load.turns), ("short", short)):
+                    session = await runtime.open(f"{name}-{number}", spec_of(load))
+                    await ask(session, turns)
+                    groups[name].append(session)
+
+            async def wake(sessions: list[Session]) -> float:
+                for session in sessions:
+                    await runtime.passivate(session.id)
+                with Stopwatch() as watch:
+                    for session in sessions:
+                        assert len(await session.messages()) == load.window
+                return watch.cpu * 1e6 / len(sessions)
+
+            medians = await interleaved([Side(name, partial(wake, sessions)) for name, sessions in groups.items()], repetitions)
+    return medians["long"], medians["short"]
 
 
 async def _bare(load: Load, path: Path, ear: Ear) -> Stopwatch:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from backends import Backend
-from durable import bytes_a_turn, durable_at_once
+from durable import bytes_a_turn, durable_at_once, waking_long_and_short
 from lives import Elsewhere, bytes_idle, bytes_known, bytes_passive, bytes_talked, first_and_last, opening, waking
 from measure import Medians, Side, interleaved
 from neighbours import TROUBLES, others_p99
@@ -177,8 +177,15 @@ async def durable(backend: Backend, size: Size) -> list[Line]:
     return [times_bare(f"{load.sessions:,} durable sessions at once, a text turn each, fsync", medians, (2.5, 4))]
 
 
+async def wakes(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend), sessions=sized(size, 20, 5, 2), turns=sized(size, 2000, 2000, 40), window=40)
+    long, short = await waking_long_and_short(load, 20, repetitions(size, 7))
+    what = f"waking a session with a view of 40 messages and a transcript of {2 * load.turns:,} from the disk"
+    return [Line(what, "µs", None, long, None, (long / short, None), (1.1, None), "× one whose transcript has 40")]
+
+
 async def growth(backend: Backend, size: Size) -> list[Line]:
-    load = Load(backend, NullModel(backend), sessions=sized(size, 40, 20, 3), turns=sized(size, 1000, 1000, 24))
+    load = Load(backend, NullModel(backend), sessions=sized(size, 4, 20, 3), turns=sized(size, 10_000, 1000, 24))
     early = sized(size, 10, 10, 6)
     first, last = await bytes_a_turn(load, early)
     what = f"bytes a durable turn leaves on the disk, turns {load.turns - early + 1} to {load.turns} of a session"
@@ -241,6 +248,7 @@ ROWS: dict[str, Row] = {
         Row("idle", "bytes of an idle session", idle, ("asyncio",)),
         Row("passive", "bytes of a passivated session", passive, ("asyncio",)),
         Row("cold", "cold wake and one turn", cold),
+        Row("wakes", "waking with a long transcript", wakes, ("asyncio",)),
         Row("durable", "1,000 durable sessions at once", durable),
         Row("growth", "bytes a turn leaves on the disk", growth, ("asyncio",)),
         Row("reduction", "one reduction at overflow", reduction),
