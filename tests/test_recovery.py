@@ -522,8 +522,9 @@ class TestOwners:
             assert [info.status async for info in runtime.list_sessions()] == ["passivated"]
             assert await runtime.recover() == RecoveryReport()
 
+    @pytest.mark.parametrize("sessions", [200, pytest.param(10_000, marks=pytest.mark.long)])
     @in_trio
-    async def test_so_many_are_recovered_at_once_and_no_more(self) -> None:
+    async def test_so_many_are_recovered_at_once_and_no_more(self, sessions: int) -> None:
         at_once, most = 0, 0
 
         class Slow(ScriptedModel):
@@ -536,10 +537,10 @@ class TestOwners:
                     yield chunk
                 at_once -= 1
 
-        spec, journal = agent(Slow(lambda messages: "done")), Mortal(2 * 200)
+        spec, journal = agent(Slow(lambda messages: "done")), Mortal(2 * sessions)
 
         async def go(runtime: Runtime) -> None:
-            for number in range(200):
+            for number in range(sessions):
                 await (await runtime.open(f"s{number}", spec)).submit("hi")
             await trio.sleep(0.5)
             await (await runtime.open("last", spec)).submit("hi")
@@ -547,5 +548,5 @@ class TestOwners:
         assert await live(journal, spec, go)
         at_once = most = 0
         _, report = await to_the_end(journal, spec)
-        assert len(report.recovered) == 200
+        assert len(report.recovered) == sessions
         assert most == 50
