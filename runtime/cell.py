@@ -218,6 +218,7 @@ class Cell:
         """Have messages handled before all others, called while the actor is being activated: they were accepted before this process began."""
         if not envelopes:
             return
+        self.runtime.workers.refuse_if_over()  # for who activates need not be work of the runtime's
         if self.current is not None and self.current.body is not PASSIVATE:  # what the actor is activated for is handled when its turn comes
             self.overtaken = True
             envelopes = (*envelopes, self.current)

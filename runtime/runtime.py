@@ -293,13 +293,19 @@ class Runtime:
 
         At most 50 actors are at it at once. To serve others meanwhile, run it in a task of its own; an actor that is opened
         goes on with its own unfinished work by itself. What is recovered leaves memory when it is done.
+
+        Raises `RuntimeClosed` when the runtime closes meanwhile.
         """
         self.refuse_if_closed()
         recovery = Recovery(self._kinds.get, self._to_recover, self._recovered)
         await recovery.take(self._unfinished())
+        if not self.is_open:
+            raise RuntimeClosed("the runtime closed while it recovered; what it did not come to the end of waits in the journal")
         return recovery.report
 
     def _to_recover(self, actor_id: str, kind: ActorKind) -> Cell | None:
+        if not self.is_open:
+            return None
         cell = self._cell(actor_id, kind)
         return cell if cell.actor is None and not cell.busy and cell.reason is None else None
 

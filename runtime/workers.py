@@ -50,6 +50,11 @@ class WorkerPool:
                 self._all_idle = anyio.Event()
             await self._all_idle.wait()
 
+    def refuse_if_over(self) -> None:
+        """Raise `RuntimeClosed` once nobody is worked for any more."""
+        if self._tasks.cancel_scope.cancel_called:
+            raise RuntimeClosed("the runtime was closed before the message was handled")
+
     def give(self, cell: Cell) -> None:
         """Have the cell worked for, by a parked worker if there is one."""
         self.working[cell] = None

@@ -9,14 +9,16 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from journal_harnesses import MEMORY
 from ropewalk import ConversationManager, InvalidOption, ModelError, Runtime, Session, SessionElsewhere, SlidingWindowConversationManager, TranscriptEntry
-from ropewalk.actors.messages import Message
-from ropewalk.testing import Reply, ToolUse
-from talk import agent, assert_sound, calls, results, said, told
+from ropewalk.actors.messages import Message, text_of
+from ropewalk.testing import Reply, ScriptedModel, ToolUse, in_trio
+from talk import agent, assert_sound, calls, results, said, told, virtual_runtime
 from test_history import STEPS, Life, talking
 
 SECRET = 'the \u00e9 "secret" word'
@@ -205,3 +207,34 @@ def about(entry: TranscriptEntry) -> Any:
 def words_of(entry: TranscriptEntry) -> list[str]:
     """The texts of an entry."""
     return [str(block.get("text", block)) for block in entry.message["content"]]
+
+
+@in_trio
+async def test_a_fork_that_is_at_work_meanwhile_keeps_no_snapshot_of_the_words() -> None:
+    window = SlidingWindowConversationManager(window_size=4)
+    spec = agent(patient(), conversation_manager=window)
+    async with virtual_runtime() as runtime:
+        session = await runtime.open("me", spec)
+        await session.ask("SECRET")
+        await session.pin("e1")
+        fork = await session.fork("fork")
+        await fork.pin("e1")
+        for _ in range(14):
+            await fork.ask("more")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.ask, "slow")
+            await trio.testing.wait_all_tasks_blocked()
+            tasks.start_soon(session.redact, "e1")  # the fork is looked after, and this session has to wait
+            await trio.sleep(1)
+            tasks.start_soon(fork.ask, "slower")
+            await trio.sleep(1)
+            tasks.start_soon(fork.ask, "which makes a snapshot due")
+        for one in (session, fork):
+            assert "SECRET" not in str(await one.messages())
+            await assert_sound(one)
+        assert "SECRET" not in str(await runtime.journal.snapshot("fork"))
+
+
+def patient() -> ScriptedModel:
+    """A model that takes its time when it is told to."""
+    return ScriptedModel(lambda messages: Reply(text="done", delay={"slow": 10, "slower": 20}.get(text_of(messages[-1]), 0)))

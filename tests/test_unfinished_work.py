@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import trio
 import trio.testing
 
 from mortal import Bank, Mortal, banking, check_bank, live, to_the_end
-from ropewalk import AgentSpec, MemoryJournal, Runtime, Session, UnknownRecord
+from ropewalk import AgentSpec, MemoryJournal, Runtime, RuntimeClosed, Session, UnknownRecord
 from ropewalk.actors.messages import text_of
+from ropewalk.actors.session.records import Withdrawn
 from ropewalk.actors.session.recovery import DEATHS
+from ropewalk.runtime.recovery import AT_ONCE
 from ropewalk.testing import Reply, ScriptedModel, VirtualClock, in_trio
 from talk import Gate, agent, assert_sound, virtual_runtime
 
@@ -203,5 +206,68 @@ def test_a_key_is_heard_of_elsewhere_while_it_is_looked_up_here(then: str) -> No
             assert [text_of(message) for message in await session.messages() if message["role"] == "user"].count("hi") == 1
             assert set(outcomes) == {"answer to 1"}
             await assert_sound(session)
+
+    run()
+
+
+@in_trio
+async def test_a_prompt_that_waits_is_cancelled_for_good_when_that_is_told() -> None:
+    """A process that dies right then does not make the next one run it."""
+
+    class Slow(Mortal):
+        """Takes its time to make durable that a prompt is withdrawn."""
+
+        def append(self, actor_id: str, epoch: int, first: int, bodies: Sequence[Any], durability: Any = None, **more: Any) -> Any:
+            commit = super().append(actor_id, epoch, first, bodies, durability, **more)
+            return Later() if any(isinstance(body, Withdrawn) for body in bodies) else commit
+
+    class Later:
+        async def wait(self) -> None:
+            await trio.sleep(3)
+
+    spec = agent(ScriptedModel(lambda messages: Reply(text="done", delay=10)))
+    async with virtual_runtime(journal=Slow(), grace=100) as runtime:
+        session = await runtime.open("me", spec)
+        await session.submit("runs")
+        turn = await session.submit("waits")
+        before = trio.current_time()
+        await turn.cancel()
+        assert trio.current_time() - before == 3
+        await session.wait_idle()
+        await assert_sound(session)
+
+
+@pytest.mark.parametrize("grace", [0, 100])
+@pytest.mark.parametrize("when", [0, 0.5, 1, 1.5])
+def test_a_runtime_closes_while_it_recovers(when: float, grace: float) -> None:
+    """Its recovery says so, instead of naming what it did not come to the end of, and the next runtime goes on with that."""
+
+    @in_trio
+    async def run() -> None:
+        spec, many = agent(ScriptedModel(lambda messages: Reply(text="done", delay=1))), AT_ONCE + 10
+        journal = Mortal(2 * many)
+        raised: list[RuntimeClosed] = []
+
+        async def go(runtime: Runtime) -> None:
+            for number in range(many + 1):
+                await (await runtime.open(f"s{number}", spec)).submit("hi", key="k")
+
+        async def recover(runtime: Runtime) -> None:
+            with pytest.raises(RuntimeClosed) as closed:
+                await runtime.recover()
+            raised.append(closed.value)
+
+        assert await live(journal, spec, go)
+        later = Mortal(beside=journal)
+        async with trio.open_nursery() as nursery, virtual_runtime(journal=later, specs=[spec], grace=grace) as runtime:
+            nursery.start_soon(recover, runtime)
+            await trio.sleep(when)
+        assert len(raised) == 1
+        async with virtual_runtime(journal=Mortal(beside=later), specs=[spec]) as runtime:
+            await runtime.recover()
+            for number in range(many):
+                session = await runtime.open(f"s{number}", spec)
+                assert str(await session.ask("hi", key="k")) == "done"
+                await assert_sound(session)
 
     run()

@@ -209,7 +209,8 @@ async def redact(actor: SessionActor, change: Redact) -> None:
     past = () if change.past is None else change.past
     replaced = redactions([*past, *bodies[len(past) :]], change.number)
     own = {number: body for number, body in replaced.items() if number > len(past)}
-    if own or change.past is None:
+    # A relative that was at work since the shared records were replaced may have kept a snapshot of what it remembered.
+    if own or change.past is None or await cell.journal.snapshot(cell.id) is not None:
         await writer.redact(own, Redacted(change.number))
     cell.drop_actor()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
 
 from ropewalk.actors.events import Event, PromptAccepted, PromptSettled, TurnEnded, TurnPaused
 from ropewalk.runtime.cell import Cell
@@ -16,6 +16,7 @@ from ropewalk.runtime.surroundings import messages_around, refuse_deadlock, surr
 
 if TYPE_CHECKING:
     from ropewalk.actors.result import AgentResult
+    from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.session.prompt import Prompt
 
 __all__ = ["OnLeave", "Turn", "TurnStream"]
@@ -151,8 +152,11 @@ class Turn:
         """
         from ropewalk.actors.session.acceptance import withdraw
 
+        was_done, actor = self.done, cast("SessionActor | None", self._cell.actor)
         withdraw(self._cell, self._prompt)
-        if not self._prompt.outcome.settled and not is_part_of(self._cell, self._prompt):
+        if self.done and not was_done and actor is not None:
+            await actor.writer.wait_durable()  # else it would run after all in the next process
+        elif not self.done and not is_part_of(self._cell, self._prompt):
             await self._prompt.outcome.wait_settled()
 
 
