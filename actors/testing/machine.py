@@ -228,7 +228,7 @@ class SessionMachine(TrioStateMachine):
     async def cancel(self, which: int) -> None:
         """Somebody cancels the running turn."""
         await self.sessions[which].cancel()
-        assert self.sessions[which].status in ("idle", "running", "quarantined", "reducing", "passivated")
+        assert self.sessions[which].status in ("idle", "running", "quarantined", "reducing", "passivated", "in doubt")
 
     @arule(number=st.integers(0, 9))
     async def leave(self, number: int) -> None:
