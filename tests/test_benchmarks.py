@@ -23,6 +23,7 @@ ROWS = (
     "idle",
     "passive",
     "cold",
+    "wakes",
     "durable",
     "growth",
     "reduction",
@@ -58,7 +59,7 @@ def written() -> list[Path]:
 def test_every_row_runs(row: str, figures: dict[str, Any]) -> None:
     lines = [line for line in figures["lines"] if line["row"] == row]
 
-    assert {line["backend"] for line in lines} == ({"asyncio"} if row in ("idle", "passive", "growth") else {"asyncio", "trio"})
+    assert {line["backend"] for line in lines} == ({"asyncio"} if row in ("idle", "passive", "wakes", "growth") else {"asyncio", "trio"})
     assert all(isinstance(line["handler"], float | int) for line in lines)
 
 
