@@ -271,3 +271,31 @@ def test_a_runtime_closes_while_it_recovers(when: float, grace: float) -> None:
                 await assert_sound(session)
 
     run()
+
+
+@in_trio
+async def test_a_runtime_may_have_the_seed_of_the_one_that_died() -> None:
+    """Its ids are those of prompts that still wait, and none of these is lost for that."""
+    spec = agent(ScriptedModel(lambda messages: Reply(text="done", delay=1)))
+    journal, accepted = Mortal(), []
+    for life, writes in enumerate((4, 5, -1)):
+        journal = Mortal(writes, journal)
+        async with trio.open_nursery() as nursery:
+
+            async def die(death: trio.Event, scope: trio.CancelScope) -> None:
+                await death.wait()
+                scope.cancel()
+
+            nursery.start_soon(die, journal.death, nursery.cancel_scope)
+            async with virtual_runtime(journal=journal, grace=1000, clock=VirtualClock(1)) as runtime:
+                session = await runtime.open("me", spec)
+                for number in range(4):
+                    await session.submit(f"{life}.{number}")
+                    accepted.append(f"{life}.{number}")
+                await session.wait_idle()
+            nursery.cancel_scope.cancel()
+    async with virtual_runtime(journal=Mortal(beside=journal)) as runtime:
+        session = await runtime.open("me", spec)
+        answered = [text_of(message) for message in await session.messages() if message["role"] == "user"]
+        assert answered == accepted
+        await assert_sound(session)

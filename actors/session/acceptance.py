@@ -31,6 +31,8 @@ def accept(cell: Cell, prompt: Prompt, when_busy: WhenBusy) -> None:
     actor = cell.actor
     if waits and isinstance(actor, SessionActor):
         writer = actor.writer
+        while writer.state.is_waiting(prompt.prompt_id):  # ids repeat where a runtime is given the seed that an earlier one had
+            prompt.prompt_id = cell.clock.new_id()
         try:
             state = copy_of(prompt.request_state) or None
             writer.write(Accepted(prompt.prompt_id, prompt.messages, prompt.owned, prompt.key, state), prompt.key)
