@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ropewalk.actors.messages import Block, Message
+from ropewalk.actors.messages import Block, Message, tool_results
 from ropewalk.actors.session.records import Begun, Body, Edited, Opened, Said, Settled
 from ropewalk.actors.session.state import SessionState, entries_in
 from ropewalk.actors.view import Edit, Entry
@@ -106,11 +106,20 @@ class _Plan:
         if edit.reason in OF_CALLERS or edit.reason in OF_NOBODY or self.instead.keys().isdisjoint(edit.removed):
             return
         kept = [block for entry in state.view.entries for block in self.instead.get(entry.number, entry.message)["content"]]
+        answered = {result["toolUseId"] for entry in state.view.entries if entry.number not in self.instead for result in tool_results(entry.message)}
+        answered -= {result["toolUseId"] for entry in state.view.entries if entry.number in self.instead for result in tool_results(entry.message)}
         for placed in edit.inserted:
             entry = placed.entry
             if entry.number >= state.next_entry:
-                content = [block if block in kept else _redacted(block) for block in entry.message["content"]]
+                content = [block if block in kept or self._is_shortened(block, answered) else _redacted(block) for block in entry.message["content"]]
                 self.instead[entry.number] = {"role": entry.message["role"], "content": content}
+
+    def _is_shortened(self, block: Block, answered: set[str]) -> bool:
+        """Whether a block is what a reduction left of a result that says nothing of the secret: a result stays the one of its call."""
+        if "toolResult" not in block or block["toolResult"]["toolUseId"] not in answered:
+            return False
+        says = str(block)
+        return not any(word in says for word in map(str, self.secret)) and not any(one.get("text") and one["text"] in says for one in self.secret)
 
     def _note(self, body: Body) -> None:
         turn_id = getattr(body, "turn_id", None)
