@@ -22,7 +22,7 @@ from measure import Side, Stopwatch, interleaved
 from ropewalk import Runtime, Session, SQLiteJournal, TextDelta
 from work import BARE, HANDLER, PROMPT, Ear, Load, ask, bare_price, listen, opened, spec_of
 
-__all__ = ["bytes_a_turn", "durable_at_once", "waking_long_and_short"]
+__all__ = ["durable_at_once", "growth", "waking_long_and_short"]
 
 
 class BareStore:
@@ -72,20 +72,24 @@ async def durable_at_once(name: str, load: Load) -> float:
     return watch.cpu * 1e6 / (load.sessions * load.turns)
 
 
-async def bytes_a_turn(load: Load, early: int) -> tuple[float, float]:
-    """Bytes of the file that a turn adds: over the turns up to `early`, and over as many at the end of `load.turns`."""
+async def growth(load: Load, early: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Bytes of the file that a turn adds, and CPU µs that it takes: over `early` turns after the first so many, and over as many at the end of `load.turns`."""
     sizes: list[int] = []
+    times: list[float] = []
     with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder:
         path = Path(folder) / "sessions.db"
         done = 0
         for until in (early, 2 * early, load.turns - early, load.turns):
             async with Runtime(SQLiteJournal(path, durability="os")) as runtime:  # the bytes are the same, and no disk is waited for
-                for session in await opened(runtime, load):
-                    await ask(session, until - done)
+                sessions = await opened(runtime, load)
+                with Stopwatch() as watch:
+                    for session in sessions:
+                        await ask(session, until - done)
             done = until
+            times.append(watch.cpu * 1e6 / (early * load.sessions))
             sizes.append(path.stat().st_size)  # closed, so that all of it is in the one file
-    of_early, of_late = sizes[1] - sizes[0], sizes[3] - sizes[2]
-    return of_early / (early * load.sessions), of_late / (early * load.sessions)
+    turns = early * load.sessions
+    return ((sizes[1] - sizes[0]) / turns, (sizes[3] - sizes[2]) / turns), (times[1], times[3])
 
 
 async def waking_long_and_short(load: Load, short: int, repetitions: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from backends import Backend
-from durable import bytes_a_turn, durable_at_once, waking_long_and_short
+from durable import durable_at_once, growth, waking_long_and_short
 from lives import Elsewhere, bytes_idle, bytes_known, bytes_passive, bytes_talked, first_and_last, opening, waking
 from measure import Medians, Side, interleaved
 from neighbours import TROUBLES, others_p99
@@ -184,12 +184,15 @@ async def wakes(backend: Backend, size: Size) -> list[Line]:
     return [Line(what, "µs", None, long, None, (long / short, None), (1.1, None), "× one whose transcript has 40")]
 
 
-async def growth(backend: Backend, size: Size) -> list[Line]:
-    load = Load(backend, NullModel(backend), sessions=sized(size, 4, 20, 3), turns=sized(size, 10_000, 1000, 24))
-    early = sized(size, 10, 10, 6)
-    first, last = await bytes_a_turn(load, early)
-    what = f"bytes a durable turn leaves on the disk, turns {load.turns - early + 1} to {load.turns} of a session"
-    return [Line(what, "bytes", None, last, None, (last / first, None), (1.05, None), f"× turns {early + 1} to {2 * early}")]
+async def growing(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend), sessions=sized(size, 10, 20, 3), turns=sized(size, 10_000, 1000, 24), window=40)
+    early = sized(size, 50, 25, 6)
+    lengths, times = await growth(load, early)
+    when, then = f"turns {load.turns - early + 1:,} to {load.turns:,} of a session", f"× turns {early + 1} to {2 * early}"
+    return [
+        Line(f"{what}, {when}", unit, None, last, None, (last / first, None), (1.05, None), then)
+        for what, unit, (first, last) in (("bytes a durable turn leaves on the disk", "bytes", lengths), ("a durable turn", "µs", times))
+    ]
 
 
 async def reduction(backend: Backend, size: Size) -> list[Line]:
@@ -250,7 +253,7 @@ ROWS: dict[str, Row] = {
         Row("cold", "cold wake and one turn", cold),
         Row("wakes", "waking with a long transcript", wakes, ("asyncio",)),
         Row("durable", "1,000 durable sessions at once", durable),
-        Row("growth", "bytes a turn leaves on the disk", growth, ("asyncio",)),
+        Row("growth", "what a turn leaves on the disk and takes, early and late", growing, ("asyncio",)),
         Row("reduction", "one reduction at overflow", reduction),
         Row("opening", "10,000 sessions opened and closed", coming_and_going),
         Row("troubles", "one session in trouble among 1,000", troubles),
