@@ -381,7 +381,8 @@ class Cell:
             except GeneratorExit:  # thrown away by an event loop that runs no more: nothing can be waited for
                 raise
             except BaseException:
-                await self._give_back()
+                if self.actor is None:
+                    await self._give_back()
                 raise
         finally:
             working_on.reset(outer)
@@ -391,6 +392,15 @@ class Cell:
             if not self.busy and (self.passivated or self.runtime.passivation is not None):
                 self.runtime.put_aside(self)
         return cast("Actor", self.actor)
+
+    def _turn_away(self, envelope: Envelope, left: SystemExit) -> None:
+        """A handler asked for an exit when it was told that the actor is there: that is for whoever this message is of, and costs nobody else."""
+        if self.actor is None:
+            raise left
+        turned_away = getattr(self.actor, "turned_away", None)
+        if turned_away is not None:
+            turned_away(envelope)
+        envelope.outcome.fail(left)
 
     async def _give_back(self) -> None:
         """Own the log of an actor that could not be brought in no more: another owner may have more luck with it."""
@@ -406,7 +416,10 @@ class Cell:
             handling = self._passivate(envelope)
         else:
             if actor is None:
-                actor = await self._activate_within(around)
+                try:
+                    actor = await self._activate_within(around)
+                except SystemExit as left:
+                    return self._turn_away(envelope, left)
                 if self.overtaken:
                     return OVERTAKEN
             handling = actor.receive(envelope)

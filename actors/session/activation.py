@@ -70,13 +70,26 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
     else:
         settle_turn_left_open(actor)
         settle_prompts_not_here(actor, "failed", recovered)
-    await tell(writer)
-    while settle_prompts_not_here(actor, "cancelled", recovered):  # their askers left meanwhile, and found nobody who could have recorded it
-        await tell(writer)
+    left = await tell_all(actor, recovered)
     for prompt in recovered:
         known_by_key(cell, prompt)
     cell.put_first(recovered)
+    if left is not None:  # a handler's, for whoever asked for the session; that is there all the same
+        cell.actor = actor
+        raise left
     return actor
+
+
+async def tell_all(actor: SessionActor, recovered: Sequence[Prompt]) -> SystemExit | None:
+    """Commit and tell of everything that bringing the session in recorded; the exit that a handler asked for, once all are told."""
+    left: SystemExit | None = None
+    while True:
+        try:
+            await tell(actor.writer)
+        except SystemExit as asked:
+            left = left or asked
+        if not settle_prompts_not_here(actor, "cancelled", recovered):  # whose askers left meanwhile, and found nobody who could have recorded it
+            return left
 
 
 async def _recalled(cell: Cell, claim: Claim) -> tuple[SessionState, int, Sequence[str]]:
