@@ -11,11 +11,11 @@ import trio.testing
 
 from mortal import Bank, Mortal, banking, check_bank, live, to_the_end
 from ropewalk import AgentSpec, MemoryJournal, Runtime, RuntimeClosed, Session, UnknownRecord
-from ropewalk.actors.messages import text_of
+from ropewalk.actors.messages import text_of, tool_results
 from ropewalk.actors.session.records import Withdrawn
 from ropewalk.actors.session.recovery import DEATHS
 from ropewalk.runtime.recovery import AT_ONCE
-from ropewalk.testing import Reply, ScriptedModel, VirtualClock, in_trio
+from ropewalk.testing import Reply, ScriptedModel, ToolUse, VirtualClock, in_trio
 from talk import Gate, agent, assert_sound, virtual_runtime
 
 LEFT = [("slow text", 2), ("tool", 3), ("keyed tool", 3)]
@@ -299,3 +299,23 @@ async def test_a_runtime_may_have_the_seed_of_the_one_that_died() -> None:
         answered = [text_of(message) for message in await session.messages() if message["role"] == "user"]
         assert answered == accepted
         await assert_sound(session)
+
+
+@in_trio
+async def test_a_call_of_a_tool_that_never_was_is_not_in_doubt() -> None:
+    plan = Reply(tool_uses=[ToolUse("no_such_tool"), ToolUse("wait")])
+    spec = agent(ScriptedModel(lambda messages: "done" if tool_results(messages[-1]) else plan))
+    journal = Mortal(3)
+
+    async def go(runtime: Runtime) -> None:
+        await (await (await runtime.open("me", spec)).submit("go")).result()
+
+    async def look(runtime: Runtime) -> None:
+        session = await runtime.open("me", spec)
+        stray, doubtful = tool_results((await session.messages())[2])
+        assert "may or may not" not in str(stray)
+        assert "may or may not" in str(doubtful)
+
+    assert await live(journal, spec, go)
+    later, _ = await to_the_end(journal, spec)
+    assert not await live(Mortal(beside=later), spec, look)

@@ -14,7 +14,7 @@ import anyio.lowlevel
 
 from ropewalk.actors.errors import ModelError
 from ropewalk.actors.events import PromptAccepted, ToolEnded
-from ropewalk.actors.messages import Block, Message, copy_of
+from ropewalk.actors.messages import Block, Message, copy_of, tool_uses
 from ropewalk.actors.session.ending import account_cycle, conclude, tell
 from ropewalk.actors.session.model_call import ModelCall
 from ropewalk.actors.session.prompt import request_state_of
@@ -351,7 +351,8 @@ class TurnDriver:
         answer = self._answer
         if answer is not None and answer.message is message:
             usage = None if self.call is None else self.call.usage
-            writer.write(Said(entry, usage, answer.stop_reason, answer.malformed, self.changed_state()))
+            strays = tuple(call["toolUseId"] for call in tool_uses(message) if self.actor.spec.tools.get(call["name"]) is None)
+            writer.write(Said(entry, usage, answer.stop_reason, answer.malformed, self.changed_state(), strays))
             self.last_said = message
             self.call = self._answer = None
         else:

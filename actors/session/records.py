@@ -82,7 +82,8 @@ class Said(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
     """The model's answer, or the results of its calls, joined the view.
 
     An answer that calls tools is the intent to call them: it is durable before the first of them runs. `usage` is what the
-    answer took, `stop_reason` how it ended; `malformed` holds the raw input of calls whose input is no JSON object, by id.
+    answer took, `stop_reason` how it ended; `malformed` holds the raw input of calls whose input is no JSON object, by id;
+    `strays` are calls of tools that there were not.
     """
 
     entry: Entry
@@ -90,6 +91,7 @@ class Said(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):
     stop_reason: str = "end_turn"
     malformed: dict[str, str] = {}
     request_state: dict[str, Any] | None = None
+    strays: tuple[str, ...] = ()
 
 
 class Returned(msgspec.Struct, frozen=True, tag=True, gc=False, omit_defaults=True):

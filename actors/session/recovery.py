@@ -5,7 +5,7 @@ Pure, apart from `recover`, which writes what has to be settled and gives back w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -54,23 +54,24 @@ def resumption(state: SessionState, turn: OpenTurn, spec: AgentSpec) -> Resumpti
     if not calls_tools(last.message):
         return Resumption(Begin(progress, None, stop_reason=turn.stop_reason))
     calls, malformed = tool_uses(last.message), turn.malformed or {}
+    harmless = {*malformed, *turn.strays}
     results = dict(turn.results or {})
     doubtful: list[tuple[Block, Block]] = []
     for key, call in zip(call_keys(calls), calls, strict=True):
-        if key not in results and not may_run_again(spec, call, malformed):
+        if key not in results and not may_run_again(spec, call, harmless):
             results[key] = doubt = error_result(call["toolUseId"], DOUBTFUL)
             doubtful.append((call, doubt))
     ids = tuple(call["toolUseId"] for call, _ in doubtful)
     return Resumption(Begin(progress, None, tuple(calls), malformed, in_doubt=ids), results, tuple(doubtful))
 
 
-def may_run_again(spec: AgentSpec, call: Block, malformed: Mapping[str, str]) -> bool:
-    """Whether a call that may have begun can be run all the same: it is declared so, or cannot have reached a tool.
+def may_run_again(spec: AgentSpec, call: Block, harmless: Container[str]) -> bool:
+    """Whether a call that may have begun can be run all the same: it is declared so, or is one of those that cannot have reached a tool.
 
-    One whose tool is not there may have reached it in the process that died, which had another version of the spec.
+    One whose tool is not there now may have reached it in the process that died, which had another version of the spec.
     """
     tool = spec.tools.get(call["name"])
-    return call["toolUseId"] in malformed or (tool is not None and tool.replay != "never")
+    return call["toolUseId"] in harmless or (tool is not None and tool.replay != "never")
 
 
 def last_answer(messages: Sequence[Message]) -> Message | None:

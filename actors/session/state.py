@@ -46,7 +46,8 @@ class OpenTurn(msgspec.Struct, eq=False):
 
     The rest is what another process needs to go on with it: its prompt's `owned`, `key` and with that `messages`, the `request_state` as last
     recorded, `cycles` and `usage` so far, of the last answer its `stop_reason`, the `results` of its calls that came back and
-    those that are `malformed`; how often the process died in it, whether it was `left` when its runtime closed, and the calls that are `in_doubt` since.
+    those that are `malformed` or `strays`; how often the process died in it, whether it was `left` when its runtime closed,
+    and the calls that are `in_doubt` since.
     """
 
     turn_id: str
@@ -65,6 +66,7 @@ class OpenTurn(msgspec.Struct, eq=False):
     usage: Usage = (0, 0, 0)
     results: dict[str, Block] | None = None
     malformed: dict[str, str] | None = None
+    strays: tuple[str, ...] = ()
     stop_reason: str = "end_turn"
     deaths: int = 0
     left: bool = False
@@ -80,7 +82,7 @@ class OpenTurn(msgspec.Struct, eq=False):
         self.spoke = True
         self.cycles += 1
         self.results = None
-        self.malformed = said.malformed or None
+        self.malformed, self.strays = said.malformed or None, said.strays
         self.stop_reason = said.stop_reason
         self.usage = _sum(self.usage, said.usage)
         for block in said.entry.message["content"]:
