@@ -192,7 +192,7 @@ async def test_without_a_handle_the_runtime_keeps_nothing_of_it() -> None:
 @pytest.mark.anyio
 async def test_whoever_shares_the_journal_may_have_it_then() -> None:
     journal = MemoryJournal()
-    async with Runtime(journal) as here, Runtime(MemoryJournal(beside=journal)) as there:
+    async with Runtime(journal, open_timeout=0) as here, Runtime(MemoryJournal(beside=journal), open_timeout=0) as there:
         mine = await here.open("me", agent(parrot))
         await mine.ask("Hi")
         with pytest.raises(SessionElsewhere):

@@ -137,7 +137,7 @@ async def test_forks_say_it_no_more_whether_they_are_in_memory_or_not(place: str
 @pytest.mark.anyio
 async def test_what_cannot_be_redacted(tmp_path: Path) -> None:
     path = str(tmp_path / "sessions.db")
-    async with Runtime(path) as runtime, Runtime(path) as other:
+    async with Runtime(path, open_timeout=0) as runtime, Runtime(path, open_timeout=0) as other:
         session = await runtime.open("me", agent(talking))
         await session.ask(f"say {SECRET}")
         for unknown in ("e9", "x", ""):
