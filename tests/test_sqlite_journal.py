@@ -198,7 +198,8 @@ async def test_who_rests_is_looked_at_once_when_unfinished_work_is_looked_for_an
     async with anyio.create_task_group() as tasks:
         lost = harness.journal()
         await lost.open()
-        tasks.start_soon(lost.keeper().run)
+        keeper = lost.keeper()
+        tasks.start_soon(keeper.run)
         for number in range(40):
             claim = await lost.claim(f"actor-{number:02}")
             commit = lost.append(f"actor-{number:02}", claim.epoch, 1, ["asked"], unfinished=number % 10 == 0)
@@ -208,7 +209,7 @@ async def test_who_rests_is_looked_at_once_when_unfinished_work_is_looked_for_an
                 await lost.release(f"actor-{number:02}", claim.epoch)
         harness.kill(lost)
         tasks.cancel_scope.cancel()
-        lost.keeper().stop()
+        keeper.stop()
     left = ["actor-00", "actor-10", "actor-20", "actor-30"]
 
     def held() -> int:
