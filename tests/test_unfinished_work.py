@@ -157,21 +157,58 @@ def test_a_session_that_cannot_be_read_here_can_be_opened_elsewhere(how: str) ->
     run()
 
 
+class Held(Mortal):
+    """Holds its first answer about a label until the gate is opened."""
+
+    gate: Gate | None = None
+
+    async def labelled(self, actor_id: str, label: str) -> int | None:
+        found = await super().labelled(actor_id, label)
+        if (gate := self.gate) is not None:
+            self.gate = None
+            await gate()
+        return found
+
+
+@in_trio
+async def test_who_joined_a_key_that_is_looked_up_again_goes_on_when_its_sender_leaves() -> None:
+    """The sender leaves while it waits for the session, which left memory in between: whoever joined sends the prompt then."""
+    here = Held()
+    spec = agent(ScriptedModel(lambda messages: "answer"))
+    outcomes: list[str] = []
+
+    async def ask(session: Session) -> None:
+        outcomes.append(str(await session.ask("hi", key="k")))
+
+    async with virtual_runtime(journal=here, specs=[spec], open_timeout=60) as runtime:
+        session = await runtime.open("me", spec)
+        async with virtual_runtime(journal=Mortal(beside=here), specs=[spec]) as other, trio.open_nursery() as nursery:
+            gate = here.gate = Gate()
+            sender = trio.CancelScope()
+
+            async def send() -> None:
+                with sender:
+                    await ask(session)
+
+            nursery.start_soon(send)
+            await gate.reached()
+            nursery.start_soon(ask, session)
+            assert await runtime.passivate("me")
+            await other.open("me", spec)
+            gate.open()
+            await trio.sleep(1)
+            sender.cancel()
+            await trio.sleep(1)
+            await other.passivate("me")
+            with trio.fail_after(60):
+                while not outcomes:
+                    await trio.sleep(1)
+        assert outcomes == ["answer"]
+
+
 @pytest.mark.parametrize("then", ["answers", "is at it", "dies"])
 def test_a_key_is_heard_of_elsewhere_while_it_is_looked_up_here(then: str) -> None:
     """The session left memory in between: whatever became of the prompt in the other runtime, it has one turn and one outcome."""
-
-    class Held(Mortal):
-        """Holds its first answer about a label until the gate is opened."""
-
-        gate: Gate | None = None
-
-        async def labelled(self, actor_id: str, label: str) -> int | None:
-            found = await super().labelled(actor_id, label)
-            if (gate := self.gate) is not None:
-                self.gate = None
-                await gate()
-            return found
 
     @in_trio
     async def run() -> None:

@@ -153,11 +153,10 @@ class Session:
         policy = self._policy(when_busy)
         made.accepted = Outcome()
         made.outcome.then = made.note_outcome
-        if key is not None and (there := await self._sent_before(made)) is not None:
-            return Turn(self._cell, there)
-        if not made.outcome.settled:
-            with abandoned_unless_sent(made):
-                await self._submit(made, made.accepted, policy)
+        with abandoned_unless_sent(made):
+            if key is not None and (there := await self._sent_before(made)) is not None:
+                return Turn(self._cell, there)
+            await self._submit(made, made.accepted, policy)
         return Turn(self._cell, made)
 
     async def _sent_before(self, made: Prompt) -> Prompt | None:
@@ -166,8 +165,7 @@ class Session:
             actor = cast(SessionActor, await self._cell.activate())
             there = under_way(self._cell, made)
             if there is None:
-                with abandoned_unless_sent(made):
-                    recorded = await recorded_outcome(self._cell, actor, made)
+                recorded = await recorded_outcome(self._cell, actor, made)
                 if recorded is None and self._cell.actor is not actor:
                     continue  # out of memory meanwhile, it may have heard of the key in another runtime
                 if isinstance(recorded, Exception):
