@@ -176,9 +176,11 @@ async def test_who_joined_a_key_that_is_looked_up_again_goes_on_when_its_sender_
     here = Held()
     spec = agent(ScriptedModel(lambda messages: "answer"))
     outcomes: list[str] = []
+    done = trio.Event()
 
     async def ask(session: Session) -> None:
         outcomes.append(str(await session.ask("hi", key="k")))
+        done.set()
 
     async with virtual_runtime(journal=here, specs=[spec], open_timeout=60) as runtime:
         session = await runtime.open("me", spec)
@@ -201,8 +203,7 @@ async def test_who_joined_a_key_that_is_looked_up_again_goes_on_when_its_sender_
             await trio.sleep(1)
             await other.passivate("me")
             with trio.fail_after(60):
-                while not outcomes:
-                    await trio.sleep(1)
+                await done.wait()
         assert outcomes == ["answer"]
 
 
