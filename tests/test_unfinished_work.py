@@ -195,6 +195,7 @@ async def test_who_joined_a_key_that_is_looked_up_again_goes_on_when_its_sender_
             nursery.start_soon(send)
             await gate.reached()
             nursery.start_soon(ask, session)
+            await trio.testing.wait_all_tasks_blocked()
             assert await runtime.passivate("me")
             await other.open("me", spec)
             gate.open()
@@ -236,6 +237,7 @@ def test_a_key_is_heard_of_elsewhere_while_it_is_looked_up_here(then: str) -> No
             for _ in range(2):
                 nursery.start_soon(ask, session)
             await gate.reached()
+            await trio.testing.wait_all_tasks_blocked()  # else the second may come when the session is gone, and bring it back
             assert await runtime.passivate("me")
             assert await live(there, spec, elsewhere) == (then == "dies")
             gate.open()
