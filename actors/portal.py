@@ -106,7 +106,7 @@ class Portal:
     async def _see_to_it(self, work: Callable[[Runtime], Coroutine[Any, Any, None]]) -> None:
         ended = await attempt(work(self.runtime))
         if isinstance(ended, Failure):
-            log.error("portal_work_failed", exc_info=ended.error)
+            log.error("portal_work_failed", traceback_of=ended.error)
 
     def stop(self, timeout: float) -> None:
         """End it: calls are cancelled, the runtime is closed. Returns when that is done, or after `timeout` seconds."""

@@ -78,7 +78,7 @@ class TransientRuntime:
         try:
             ended = await attempt(self._run())
             if isinstance(ended, Failure) and not self._opened.fail(ended.error):
-                log.error("transient_runtime_failed", exc_info=ended.error)
+                log.error("transient_runtime_failed", traceback_of=ended.error)
         finally:
             self._opened.fail(RuntimeClosed("the event loop ended before the runtime was open"))
             self._left.set()

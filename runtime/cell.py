@@ -9,7 +9,6 @@ its incarnation too: letting it go is a message like any other, so nothing else 
 from __future__ import annotations
 
 import contextvars
-import traceback
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -477,8 +476,7 @@ class Cell:
         self._ledger = (self._ledger or RestartLedger()).failed(self.clock.monotonic(), policy)
         self.restarts += 1
         self.runtime.restarts += 1
-        # Not `exc_info`: a logger may print the locals of every frame with it, which takes long and shows what was said.
-        log.error("actor_failed", session_id=self.id, restarts=self.restarts, error=type(error).__name__, trace="".join(traceback.format_exception(error)))
+        log.error("actor_failed", session_id=self.id, restarts=self.restarts, error=type(error).__name__, traceback_of=error)
         if self._ledger.exhausted(policy):
             self.reason = in_words(error)
             self.drop_waiting(Quarantined(f"{self.id!r} was quarantined: {self.reason}"))

@@ -100,7 +100,7 @@ class Handler:
         self._failures += 1
         said = {"handler": self.name, "session_id": event.session_id, "event_kind": type(event).__name__, "error": in_words(failure.error)}
         if self._failures == 1:
-            log.warning("handler_failed", **said, exc_info=failure.error)
+            log.warning("handler_failed", **said, traceback_of=failure.error)
         elif _is_power_of_ten(self._failures):
             log.warning("handler_failed_again", **said, failures=self._failures)
         else:

@@ -77,7 +77,7 @@ class Services:
             with service.scope:
                 ended = await attempt_foreign(self._enter(service, make))
                 if isinstance(ended, Failure) and not service.entered.fail(ended.error):
-                    log.error("service_failed", service=type(service.owner).__name__, exc_info=ended.error)
+                    log.error("service_failed", service=type(service.owner).__name__, traceback_of=ended.error)
         finally:
             service.entered.fail(RuntimeClosed("the runtime closed before its service was ready"))
             if self._running.get(id(service.owner)) is service:

@@ -1349,6 +1349,15 @@ def listen(event):
 Agent(model=ScriptedModel(["one two three"]), handlers=[listen])("Hi")
 """
 
+AGAIN = """
+    for _ in range(1000):
+        try:
+            raise error
+        except KeyError:
+            pass
+    raise error
+"""
+
 
 def test_a_handler_that_fails_is_logged_to_standard_error_with_its_text_and_place_and_once() -> None:
     run = run_script(FAILING)
@@ -1367,6 +1376,24 @@ def test_the_log_goes_where_the_program_has_structlog_send_it() -> None:
     assert (run.returncode, run.stderr) == (0, "")
     assert '"event": "handler_failed"' in run.stdout
     assert "no SessionActivated today" in run.stdout
+    assert '"stack": "Traceback' in run.stdout
+
+
+def test_no_renderer_is_given_the_variables_of_a_failing_handler() -> None:
+    """The one that structlog has by default would show them all, and take seconds to."""
+    run = run_script("import structlog\nstructlog.configure()\n" + FAILING)
+
+    assert run.stderr == ""
+    assert "in listen" in run.stdout
+    assert "of no concern" not in run.stdout
+
+
+def test_of_an_error_that_is_raised_again_and_again_the_last_frames_are_logged() -> None:
+    """It carries those of every time before."""
+    run = run_script(FAILING.replace("def listen", "error = KeyError()\ndef listen").replace('raise KeyError(f"no {type(event).__name__} today")', AGAIN))
+
+    assert run.returncode == 0
+    assert run.stderr.count("in listen") <= 50
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def _manager_failed(driver: TurnDriver, error: Exception) -> None:
         error=in_words(error),
         failures=actor.manager_failures,
         replaced=replaced,
-        exc_info=None if isinstance(error, _SAYS_ALL) else error,
+        traceback_of=None if isinstance(error, _SAYS_ALL) else error,
     )
     if replaced:
         actor.manager = SlidingWindowConversationManager()

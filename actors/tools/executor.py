@@ -102,7 +102,7 @@ async def run_tool(
     outcome = await _outcome(tool, arguments, context, limits, report)
     if isinstance(outcome, Failure) and isinstance(outcome.error, WouldDeadlock):
         # The program is wrong, and all that would hear of it is a model that can do nothing about it.
-        log.warning("tool_would_deadlock", tool=tool.name, session_id=context.session_id, error=str(outcome.error), exc_info=outcome.error)
+        log.warning("tool_would_deadlock", tool=tool.name, session_id=context.session_id, error=str(outcome.error), traceback_of=outcome.error)
     return _block(tool_use_id, tool, outcome)
 
 
