@@ -389,3 +389,36 @@ def test_an_owner_who_was_taken_for_dead_commits_nothing_any_more(backend: Backe
     robber.until(lambda line: line[0] == "done")
     robber.kill()
     judge(tmp_path, ["ann"], PROMPTS * 4, heard, backend)
+
+
+AGENT = """
+import os, signal, sys
+from ropewalk import Agent, tool
+from ropewalk.testing import Reply, ScriptedModel, ToolUse
+
+@tool
+def pay(cents: int) -> str:
+    \"\"\"Pay.\"\"\"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+first = sys.argv[1] == "first"
+model = ScriptedModel([Reply(tool_uses=[ToolUse("pay", {"cents": 5})])] if first else ["well"])
+agent = Agent(model=model, tools=[pay], journal="agent.db", session_id="me", callback_handler=None)
+print(agent(f"hi {sys.argv[1]}"))
+print([(message["role"], *(next(iter(block)) for block in message["content"])) for message in agent.messages])
+print("may or may not have had its effect" in str(agent.messages[2]))
+"""
+
+
+def test_an_agent_whose_process_is_killed_in_a_tool_goes_on_in_the_next(tmp_path: Path) -> None:
+    def live(argument: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-W", "error", "-c", AGENT, argument], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert live("first").returncode == -signal.SIGKILL
+    second = live("second")
+    assert (second.returncode, second.stderr) == (0, "")
+    assert second.stdout.splitlines() == [
+        "well",
+        "[('user', 'text'), ('assistant', 'toolUse'), ('user', 'toolResult', 'text'), ('assistant', 'text')]",
+        "True",
+    ]
