@@ -98,7 +98,7 @@ class Handler:
         A handler that fails is likely to fail on each of the thousands of deltas of a turn.
         """
         self._failures += 1
-        said = {"handler": self.name, "session_id": event.session_id, "event_kind": type(event).__name__, "error": in_words(failure.error)}
+        said: dict[str, Any] = {"handler": self.name, "session_id": event.session_id, "event_kind": type(event).__name__, "error": in_words(failure.error)}
         if self._failures == 1:
             log.warning("handler_failed", **said, traceback_of=failure.error)
         elif _is_power_of_ten(self._failures):
