@@ -205,6 +205,20 @@ class Cell:
                 lost.outcome.fail(MailboxFull(f"the message was dropped from the full mailbox of {self.id!r} for a later one"))
         self._see_to_it()
 
+    async def ask(self, body: Any, *, control: bool = False) -> Any:
+        """Send a message and wait for its outcome. Whoever leaves before takes it back if it still waits.
+
+        Raises `WouldDeadlock` too, and then it was not sent.
+        """
+        refuse_deadlock(self)
+        envelope = Envelope(body)
+        self.post(envelope, control=control)
+        try:
+            return await envelope.outcome.wait()
+        finally:
+            if not envelope.outcome.settled:
+                self.mailbox.withdraw(envelope)
+
     def _see_to_it(self) -> None:
         """Have somebody work for this cell."""
         if not self.busy:

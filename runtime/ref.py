@@ -7,7 +7,6 @@ from typing import Any, Literal
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.mailbox import MailboxStatistics
-from ropewalk.runtime.surroundings import refuse_deadlock
 
 __all__ = ["ActorRef"]
 
@@ -52,14 +51,7 @@ class ActorRef:
         handled is handled to its end. Raises `MailboxFull`, `Quarantined`, `RuntimeClosed` or `WouldDeadlock` at once; then
         the message was not accepted.
         """
-        refuse_deadlock(self._cell)
-        envelope = Envelope(message)
-        self._cell.post(envelope)
-        try:
-            return await envelope.outcome.wait()
-        finally:
-            if not envelope.outcome.settled:
-                self._cell.mailbox.withdraw(envelope)
+        return await self._cell.ask(message)
 
     def tell(self, message: Any) -> None:
         """Send a message and let the actor see to it. Raises `MailboxFull`, `Quarantined` or `RuntimeClosed`; then it was not accepted."""

@@ -25,7 +25,6 @@ from ropewalk.runtime.cell import PASSIVATE, Cell
 from ropewalk.runtime.channel import Channel, Publisher
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.deletion import delete
-from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
 from ropewalk.runtime.event import Event
 from ropewalk.runtime.handler import Handler, OnError
@@ -38,7 +37,7 @@ from ropewalk.runtime.reports import RuntimeStatistics, SessionInfo, ShutdownRep
 from ropewalk.runtime.seconds import is_seconds
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
-from ropewalk.runtime.surroundings import is_work_of, refuse_deadlock
+from ropewalk.runtime.surroundings import is_work_of
 from ropewalk.runtime.workers import WorkerPool
 
 __all__ = ["Runtime", "SyncCalls", "check_session_id", "current_runtime", "enclosing_runtime"]
@@ -279,14 +278,7 @@ class Runtime:
             raise InvalidOption(f"{session_id!r} is an agent's own conversation, which leaves this runtime by itself when no call is at work")
         if cell.reason is not None:
             return False
-        refuse_deadlock(cell)
-        letting_go = Envelope(PASSIVATE)
-        cell.post(letting_go, control=True)
-        try:
-            return bool(await letting_go.outcome.wait())
-        finally:
-            if not letting_go.outcome.settled:
-                cell.mailbox.withdraw(letting_go)
+        return bool(await cell.ask(PASSIVATE, control=True))
 
     async def recover(self) -> RecoveryReport:
         """Go on with everything that runtimes which are gone left unfinished in the journal; returns when all of it has come to an end.

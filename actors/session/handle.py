@@ -23,7 +23,6 @@ from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.validity import copied
 from ropewalk.actors.view import TranscriptEntry, entry_number
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.envelope import Envelope
 from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable
 from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.mailbox import MailboxStatistics
@@ -256,11 +255,11 @@ class Session:
 
     async def add_messages(self, messages: Sequence[Message]) -> None:
         """Put messages at the end of the view; they are copied, and repaired where they can be. Raises `InvalidConversation`."""
-        await self._ask(AddMessages(copied(messages)))
+        await self._cell.ask(AddMessages(copied(messages)))
 
     async def set_messages(self, messages: Sequence[Message]) -> None:
         """Have the view show these messages; the transcript keeps what leaves it. Raises `InvalidConversation`."""
-        await self._ask(SetMessages(copied(messages)))
+        await self._cell.ask(SetMessages(copied(messages)))
 
     async def rewind(self, to: str) -> None:
         """Have the view be what it was right after an entry of the transcript, by its id; what came later leaves it, and what had left comes back.
@@ -268,7 +267,7 @@ class Session:
         Waits its turn like a prompt. The transcript keeps everything. Raises `InvalidOption` where there is no such entry, and
         where the conversation was in the middle of a turn; the text says which entry near it would do.
         """
-        await self._ask(Rewind(to))
+        await self._cell.ask(Rewind(to))
 
     async def fork(self, session_id: str, at: str | None = None) -> Session:
         """Another session of the same spec that begins with this one's past and goes on apart; what they share is not copied.
@@ -291,7 +290,7 @@ class Session:
         A pinned call keeps its results and pinned results their call. Waits its turn like a prompt. Raises `InvalidOption`
         where there is no such entry, and where the entry to pin is not in the view.
         """
-        await self._ask(Pin(entry_id, pinned))
+        await self._cell.ask(Pin(entry_id, pinned))
 
     async def redact(self, entry_id: str) -> None:
         """Take what an entry said out of this session, and out of every other that shares it: an entry stays, and says "[redacted]".
@@ -313,11 +312,11 @@ class Session:
             raise InvalidOption(f"the session {self.id!r} has no entry {entry_id!r:.200}; transcript() lists those it has")
         known = await self._relatives(past, past, number, shared_from, {})
         for relative, change in known.values():  # before what is shared is gone, for their own copies are known by it
-            await relative._ask(change)
-        await self._ask(Redact(number))
+            await relative._cell.ask(change)
+        await self._cell.ask(Redact(number))
         known |= await self._relatives(await bodies_of(journal, self.id), past, number, shared_from, known)
         for relative, change in known.values():  # once more: what they made of it meanwhile; and their views are made anew
-            await relative._ask(change)
+            await relative._cell.ask(change)
             await relative._cell.activate()
         await self._cell.activate()
 
@@ -351,7 +350,7 @@ class Session:
         if record:
             call = CallTool(tool_use, context, words)
             try:
-                return cast(Block, await self._ask(call))
+                return cast(Block, await self._cell.ask(call))
             finally:
                 call.scope.cancel()  # who leaves takes the call with them
         self.runtime.refuse_if_closed()
@@ -392,8 +391,7 @@ class Session:
         if key is not None:
             checked_key(key)
         runtime, messages = self._cell.runtime, prompt_messages(prompt)
-        state = {} if request_state is None else request_state_of(request_state)
-        return Prompt(runtime.clock.new_id(), messages, state, context, owned=owned, key=key, new_wakeup=runtime.backend.wakeup)
+        return Prompt(runtime.clock.new_id(), messages, request_state_of(request_state), context, owned=owned, key=key, new_wakeup=runtime.backend.wakeup)
 
     def _about_to_run(self) -> Prompt | None:
         """The prompt that was sent to an idle session a moment ago, so that its turn has not begun."""
@@ -402,13 +400,3 @@ class Session:
 
     def _policy(self, when_busy: WhenBusy | None) -> WhenBusy:
         return cast(AgentSpec, self._cell.kind).when_busy if when_busy is None else check_when_busy(when_busy)
-
-    async def _ask(self, body: Any) -> Any:
-        refuse_deadlock(self._cell)
-        envelope = Envelope(body)
-        self._cell.post(envelope)
-        try:
-            return await envelope.outcome.wait()
-        finally:
-            if not envelope.outcome.settled:
-                self._cell.mailbox.withdraw(envelope)
