@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ropewalk.actors.events import PromptSettled, SessionActivated
+from ropewalk.actors.events import SessionActivated
 from ropewalk.actors.session.actor import SessionActor
-from ropewalk.actors.session.ending import announce_end
+from ropewalk.actors.session.ending import end_unbegun
 from ropewalk.actors.session.keyed import known_by_key
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Kept, Opened, Withdrawn
-from ropewalk.actors.session.recovery import recover
-from ropewalk.actors.session.settling import IN_DOUBT, Ending, settle
+from ropewalk.actors.session.recovery import cancelled, give_up, recover
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.validity import copied, door
@@ -122,14 +121,9 @@ def settle_turn_left_open(actor: SessionActor) -> None:
 
     Whoever asked has been told that the incarnation was lost: what their turn did before that stands, the rest is undone.
     """
-    state, writer = actor.state, actor.writer
-    if state.turn is not None:
-        prompt_ids = state.turn.prompt_ids
-        turn = state.turn
-        ending = Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
-        body = settle(state, turn, ending)
-        writer.write(body)
-        announce_end(actor, body, turn.request_state, prompt_ids)
+    turn = actor.state.turn
+    if turn is not None:
+        give_up(actor, turn, cancelled(turn))
 
 
 def prompts_here(cell: Cell) -> list[Prompt]:
@@ -149,12 +143,10 @@ def let_go_of_what_was_taken(actor: SessionActor) -> None:
 
 def settle_prompts_not_here(actor: SessionActor, outcome: str, recovered: Sequence[Prompt]) -> bool:
     """Settle the prompts that are recorded as waiting and neither wait in this process nor were recovered; whether there were any."""
-    state, writer = actor.state, actor.writer
     here = {prompt.prompt_id for prompt in (*prompts_here(actor.cell), *recovered)}
-    gone = [prompt_id for prompt_id in state.waiting or () if prompt_id not in here]
+    gone = [prompt_id for prompt_id in actor.state.waiting or () if prompt_id not in here]
     for prompt_id in gone:
-        writer.write(Withdrawn(prompt_id, outcome))
-        writer.announce(PromptSettled, None, None, prompt_id, outcome)
+        end_unbegun(actor, prompt_id, outcome)
     return bool(gone)
 
 

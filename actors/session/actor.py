@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ropewalk.actors.events import InsertedEntry, MessageAdded, PromptSettled, Snapshot, ViewChanged
+from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
 from ropewalk.actors.messages import copy_of
 from ropewalk.actors.result import MetricsLedger
 from ropewalk.actors.session.direct import (
@@ -26,8 +26,8 @@ from ropewalk.actors.session.direct import (
     wanted_by,
 )
 from ropewalk.actors.session.driver import TurnDriver
+from ropewalk.actors.session.ending import end_unbegun
 from ropewalk.actors.session.prompt import Prompt
-from ropewalk.actors.session.records import Withdrawn
 from ropewalk.actors.session.recovery import cut_off
 from ropewalk.actors.session.watchdog import Watchdog
 from ropewalk.actors.session.writer import Writer
@@ -173,8 +173,7 @@ class SessionActor:
             return
         cut_off(self, envelope)
         if self.state.is_waiting(envelope.prompt_id):
-            self.writer.write(Withdrawn(envelope.prompt_id, "failed"))
-            self.writer.announce_apart(envelope.streams, PromptSettled, envelope.prompt_id, "failed")
+            end_unbegun(self, envelope.prompt_id, "failed", envelope.streams)
         contain(self.writer.flush)
 
     def untold(self) -> Awaitable[None] | None:

@@ -11,7 +11,7 @@ import attrs
 
 from ropewalk.actors.errors import InvalidConversation, InvalidTool
 from ropewalk.actors.messages import Block, Message, assistant, error_result, user
-from ropewalk.actors.session.history import Pages, entries_at
+from ropewalk.actors.session.history import bodies_of, entries_at
 from ropewalk.actors.session.records import Added, Body, Edited, Pinned, Redacted
 from ropewalk.actors.session.redaction import redactions
 from ropewalk.actors.tools import ToolContext, ToolLimits, run_tool
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.spec import AgentSpec
     from ropewalk.actors.tools import Tool
-    from ropewalk.runtime.journal import Journal
     from ropewalk.runtime.runtime import Runtime
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "Redact",
     "Rewind",
     "SetMessages",
-    "bodies_of",
     "call_tool",
     "change_history",
     "direct_tool_use",
@@ -213,15 +211,6 @@ async def redact(actor: SessionActor, change: Redact) -> None:
     if own or change.past is None or await cell.journal.snapshot(cell.id) is not None:
         await writer.redact(own, Redacted(change.number))
     cell.drop_actor()
-
-
-async def bodies_of(journal: Journal, session_id: str) -> list[Body]:
-    """All records of a log."""
-    bodies: list[Body] = []
-    pages = Pages(journal, session_id)
-    while page := await pages.next():
-        bodies += [record.body for record in page]
-    return bodies
 
 
 def _recordable_input(tool: Tool, tool_input: dict[str, Any]) -> dict[str, Any]:

@@ -262,9 +262,7 @@ class TurnDriver:
         self.results.update(resumption.results)
         actor.account_for(turn)
         actor.writer.write(Resumed(self.turn_id, resumption.begin.in_doubt))
-        effects = self._step(resumption.begin)
-        *at_once, last = effects
-        self._tell_at_once((*at_once, last))
+        last = self._tell_at_once(self._step(resumption.begin))
         for call, result in resumption.doubtful:
             actor.ledger.tool(call["name"], False, 0.0)
             actor.writer.announce(ToolEnded, self.turn_id, self.request_state, copy_of(call), copy_of(result), 0.0)

@@ -8,7 +8,7 @@ from ropewalk.actors.errors import ModelError, TurnFailed
 from ropewalk.actors.events import PromptSettled, TurnEnded
 from ropewalk.actors.messages import Message, copy_of
 from ropewalk.actors.result import AgentResult, Trace
-from ropewalk.actors.session.records import Settled
+from ropewalk.actors.session.records import Settled, Withdrawn
 from ropewalk.actors.session.settling import Ending, settle
 from ropewalk.actors.turn import Ready
 from ropewalk.runtime.handler import HandlerFault, exit_in
@@ -17,8 +17,9 @@ from ropewalk.runtime.supervision import Crashed, Failure, attempt, in_words
 if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.session.driver import TurnDriver
+    from ropewalk.runtime.subscription import Subscription
 
-__all__ = ["account_cycle", "announce_end", "conclude", "tell"]
+__all__ = ["account_cycle", "announce_end", "conclude", "end_unbegun", "tell"]
 
 
 def conclude(driver: TurnDriver) -> None:
@@ -62,6 +63,12 @@ def announce_end(actor: SessionActor, body: Settled, request_state: dict[str, An
     actor.writer.announce(TurnEnded, body.turn_id, request_state, body.stop_reason, body.error)
     for prompt_id in prompt_ids:
         actor.writer.announce(PromptSettled, None, None, prompt_id, body.stop_reason or "failed")
+
+
+def end_unbegun(actor: SessionActor, prompt_id: str, outcome: str, streams: tuple[Subscription, ...] = ()) -> None:
+    """Record how a prompt that waited ends without a turn, and have that published once it is durable; `streams` hear of it too."""
+    actor.writer.write(Withdrawn(prompt_id, outcome))
+    actor.writer.announce_apart(streams, PromptSettled, prompt_id, outcome)
 
 
 async def tell(driver: TurnDriver) -> None:

@@ -12,8 +12,8 @@ from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
-from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Redact, Rewind, SetMessages, bodies_of, direct_tool_use, run_direct
-from ropewalk.actors.session.history import TranscriptReader, settled_place
+from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Redact, Rewind, SetMessages, direct_tool_use, run_direct
+from ropewalk.actors.session.history import TranscriptReader, bodies_of, settled_place
 from ropewalk.actors.session.keyed import abandoned_unless_sent, checked_key, recorded_outcome, under_way
 from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
 from ropewalk.actors.session.records import Body

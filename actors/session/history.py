@@ -10,15 +10,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
-from ropewalk.actors.messages import calls_tools
 from ropewalk.actors.session.codec import RECORDS
+from ropewalk.actors.session.records import Body
+from ropewalk.actors.session.settling import unanswered
 from ropewalk.actors.session.state import SessionState, entries_in, transcribe
 from ropewalk.actors.validity import is_valid
 from ropewalk.actors.view import Entry, Transcript, TranscriptEntry, entry_number
 from ropewalk.runtime.errors import InvalidOption, JournalDamaged, UnknownSession
 from ropewalk.runtime.journal import Journal, Record
 
-__all__ = ["PAGE", "Pages", "TranscriptReader", "entries_at", "settled_place"]
+__all__ = ["PAGE", "Pages", "TranscriptReader", "bodies_of", "entries_at", "settled_place"]
 
 PAGE = 256
 """How many records are read at a time."""
@@ -58,6 +59,15 @@ class Pages:
             raise JournalDamaged(f"the log of {self._session_id!r} has {last} records, and number {self._reached + 1} is not there")
         self._reached = page[-1].number
         return page
+
+
+async def bodies_of(journal: Journal, session_id: str) -> list[Body]:
+    """All records of a log."""
+    bodies: list[Body] = []
+    pages = Pages(journal, session_id)
+    while page := await pages.next():
+        bodies += [record.body for record in page]
+    return bodies
 
 
 class TranscriptReader:
@@ -148,7 +158,7 @@ async def settled_place(journal: Journal, session_id: str, entry_id: object = No
         for record in page:
             state.apply(record.body)
             last = state.view.numbers[-1] if state.view.messages else 0
-            if state.turn is not None or not _is_settled(state):
+            if state.turn is not None or unanswered(state):
                 continue
             if entry_id is None:
                 place = record.number
@@ -161,11 +171,6 @@ async def settled_place(journal: Journal, session_id: str, entry_id: object = No
     if wanted is None or wanted >= state.next_entry:
         raise InvalidOption(f"the session {session_id!r} has no entry {entry_id!r:.200}; {_there_are(state)}")
     raise InvalidOption(f"no turn ended with entry {entry_id!r}, so nothing can be forked there{_instead(wanted, sorted(would_do))}")
-
-
-def _is_settled(state: SessionState) -> bool:
-    """Whether the view, between two turns, is one that the next can go on from."""
-    return not state.view.messages or not calls_tools(state.view.messages[-1])
 
 
 def _cut(state: SessionState, number: int) -> list[Entry]:

@@ -1,6 +1,7 @@
 """Going on with what another process left unfinished: which turns and prompts, from where, and which tool calls may be tried again.
 
-Pure, apart from `recover`, which writes what has to be settled and gives back what has to be done.
+How a turn goes on (`resumption`) or ends (`cancelled`) is decided without touching anything; `recover`, `cut_off` and `give_up` record what
+has to be settled.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ropewalk.actors.events import PromptSettled
 from ropewalk.actors.messages import Block, Message, calls_tools, copy_of, error_result, tool_results, tool_uses
-from ropewalk.actors.session.ending import announce_end
+from ropewalk.actors.session.ending import announce_end, end_unbegun
 from ropewalk.actors.session.prompt import Prompt
-from ropewalk.actors.session.records import Accepted, Withdrawn
+from ropewalk.actors.session.records import Accepted
 from ropewalk.actors.session.settling import IN_DOUBT, Ending, settle
 from ropewalk.actors.session.state import OpenTurn, SessionState
 from ropewalk.actors.tools import call_keys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.spec import AgentSpec
 
-__all__ = ["DEATHS", "DIED", "Resumption", "cut_off", "last_answer", "recover", "resumption"]
+__all__ = ["DEATHS", "DIED", "Resumption", "cancelled", "cut_off", "give_up", "last_answer", "recover", "resumption"]
 
 DEATHS = 3
 """In which death of its process a turn is given up: it may well be what kills it."""
@@ -90,8 +90,7 @@ def recover(actor: SessionActor, here: Sequence[Prompt] = ()) -> list[Prompt]:
     The first of them may be the running turn's. What nobody owns any more, or has killed its process too often, is settled here.
     Those that are `here` wait in this process and are left where they are.
     """
-    state = actor.state
-    ours = {prompt.prompt_id for prompt in here}
+    state, ours = actor.state, {prompt.prompt_id for prompt in here}
     waiting = [accepted for accepted in (state.waiting or {}).values() if accepted.prompt_id not in ours]
     prompts: list[Prompt] = []
     if state.turn is not None:
@@ -102,9 +101,7 @@ def recover(actor: SessionActor, here: Sequence[Prompt] = ()) -> list[Prompt]:
             give_up(actor, state.turn, how)
     for accepted in waiting:
         if accepted.owned or actor.spec.resume == "fail":
-            outcome = "cancelled" if accepted.owned else "failed"
-            actor.writer.write(Withdrawn(accepted.prompt_id, outcome))
-            actor.writer.announce(PromptSettled, None, None, accepted.prompt_id, outcome)
+            end_unbegun(actor, accepted.prompt_id, "cancelled" if accepted.owned else "failed")
         else:
             prompts.append(_of_acceptance(accepted))
     return prompts
@@ -113,7 +110,7 @@ def recover(actor: SessionActor, here: Sequence[Prompt] = ()) -> list[Prompt]:
 def _given_up(turn: OpenTurn, spec: AgentSpec) -> Ending | None:
     """How a turn ends that is not gone on with; None when it is."""
     if turn.owned:
-        return _cancelled(turn)
+        return cancelled(turn)
     died = turn.died
     if spec.resume != "fail" and died < DEATHS:
         return None
@@ -121,7 +118,8 @@ def _given_up(turn: OpenTurn, spec: AgentSpec) -> Ending | None:
     return Ending("failed", None, DIED, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT, reason=f"the turn failed: {reason}")
 
 
-def _cancelled(turn: OpenTurn) -> Ending:
+def cancelled(turn: OpenTurn) -> Ending:
+    """How a turn ends that nobody goes on with and nobody waits for: what it did stands, and nobody knows what came of its open calls."""
     return Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
 
 
@@ -132,7 +130,7 @@ def cut_off(actor: SessionActor, prompt: Prompt) -> Message | None:
         return None
     said = last_answer(actor.state.view.messages)
     actor.account_for(turn)
-    give_up(actor, turn, _cancelled(turn))
+    give_up(actor, turn, cancelled(turn))
     return said
 
 
