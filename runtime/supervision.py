@@ -194,7 +194,7 @@ async def attempt_foreign(awaitable: Awaitable[T]) -> T | Failure:
             raise passing from None
         outcome = Failure(Crashed(unwrap(raised)) if passing is None else CancelledItself(OF_ITSELF))
     loop = running_loop()
-    if loop is not None and (task := asyncio.current_task(loop)) is not None and task.cancelling():
+    if loop is not None and (task := asyncio.current_task(loop)) is not None and task.cancelling() and not (in_cancelled_scope() or _is_cancelled_by_owner()):
         await _absorb_own_cancellation(task)
     return outcome
 
@@ -252,12 +252,17 @@ def in_cancelled_scope() -> bool:
 
 
 async def _absorb_own_cancellation(task: asyncio.Task[Any]) -> None:
-    """Take a cancellation away that code asked for of the task it ran in, so that it does not strike where the task goes on."""
-    if task in _own_tasks and not in_cancelled_scope():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)
-        while task.cancelling():
-            task.uncancel()
+    """Take a cancellation away that code asked for of the task it ran in, so that it does not strike where the task goes on.
+
+    It has no owner, so there is nobody to let it through to, and asyncio has no way of taking back one that is still to be
+    delivered but to have it delivered: hence the one `CancelledError` in Ropewalk that goes no further. A scope that is
+    cancelled in the same moment is not cheated by that, for anyio delivers its cancellation again until the scope is left; nor is
+    an event loop that ends, for it cancels the host of this task too, which cancels the scope around it.
+    """
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    while task.cancelling():
+        task.uncancel()
 
 
 def _passing() -> tuple[type[BaseException], ...]:
