@@ -20,6 +20,7 @@ import attrs
 from ropewalk.actors.agent_stream import AgentStream
 from ropewalk.actors.conversation import ConversationManager
 from ropewalk.actors.direct_tools import DirectTool, DirectTools
+from ropewalk.actors.errors import SessionBusy
 from ropewalk.actors.events import Event
 from ropewalk.actors.handlers import CALLBACK_KINDS, CallbackAdapter, PrintingCallbackHandler, TurnCallbacks, ending
 from ropewalk.actors.handlers.callbacks import Keywords
@@ -40,7 +41,7 @@ from ropewalk.actors.transient import Place
 from ropewalk.actors.validity import copied, door
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.clock import Clock
-from ropewalk.runtime.errors import InvalidHandler, InvalidOption, SessionBusy
+from ropewalk.runtime.errors import InvalidHandler, InvalidOption
 from ropewalk.runtime.handler import Handler
 from ropewalk.runtime.journal import Journal, journal_at
 from ropewalk.runtime.runtime import Runtime, check_session_id, current_runtime

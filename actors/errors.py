@@ -15,6 +15,7 @@ __all__ = [
     "ModelError",
     "ModelThrottled",
     "NoModel",
+    "SessionBusy",
     "TurnFailed",
 ]
 
@@ -49,6 +50,10 @@ class NoModel(RopewalkError):
 
 class TurnFailed(RopewalkError):
     """A turn ended because of a bug (of a provider, a handler that may fail turns, or Ropewalk); the cause is chained."""
+
+
+class SessionBusy(RopewalkError):
+    """The session is in the middle of a turn, and what was asked for cannot wait."""
 
 
 class InvalidPrompt(RopewalkError):

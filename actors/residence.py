@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 import anyio
 import attrs
 
+from ropewalk.actors.errors import SessionBusy
 from ropewalk.actors.messages import Message
 from ropewalk.actors.session.activation import activate, adopt
 from ropewalk.actors.session.actor import SessionActor
 from ropewalk.actors.spec import AgentSpec
 from ropewalk.actors.transient import Places
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.errors import Refused, RuntimeClosed, SessionBusy
+from ropewalk.runtime.errors import Refused, RuntimeClosed
 from ropewalk.runtime.handler import Handler
 from ropewalk.runtime.journal import Journal, MemoryJournal
 from ropewalk.runtime.log import log

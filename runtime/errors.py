@@ -19,7 +19,6 @@ __all__ = [
     "Refused",
     "RopewalkError",
     "RuntimeClosed",
-    "SessionBusy",
     "SessionElsewhere",
     "SessionExists",
     "SlowReader",
@@ -57,16 +56,12 @@ class SessionExists(RopewalkError):
     """The session exists already, and what was asked for needs a new one."""
 
 
-class SessionBusy(RopewalkError):
-    """The session is in the middle of a turn, and what was asked for cannot wait."""
-
-
 class MailboxFull(RopewalkError):
     """The session's mailbox is at its bound; the message was not accepted and nothing was lost."""
 
 
 class WouldDeadlock(RopewalkError):
-    """A handler, tool or manager waits for the very turn it is part of."""
+    """Code waits for the very work it is part of."""
 
 
 class Refused(RopewalkError):

@@ -5,6 +5,7 @@ Everything here is synchronous, so a prompt is either in the mailbox and recorde
 
 from __future__ import annotations
 
+from ropewalk.actors.errors import SessionBusy
 from ropewalk.actors.events import PromptAccepted, PromptSettled
 from ropewalk.actors.messages import Message, copy_of
 from ropewalk.actors.result import AgentResult, MetricsLedger
@@ -13,7 +14,6 @@ from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Accepted, Withdrawn
 from ropewalk.actors.spec import WhenBusy
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.errors import SessionBusy
 from ropewalk.runtime.supervision import contain
 
 __all__ = ["accept", "withdraw"]

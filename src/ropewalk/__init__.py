@@ -21,6 +21,7 @@ from ropewalk.actors.errors import KeyReused as KeyReused
 from ropewalk.actors.errors import ModelError as ModelError
 from ropewalk.actors.errors import ModelThrottled as ModelThrottled
 from ropewalk.actors.errors import NoModel as NoModel
+from ropewalk.actors.errors import SessionBusy as SessionBusy
 from ropewalk.actors.errors import TurnFailed as TurnFailed
 from ropewalk.actors.events import CycleStarted as CycleStarted
 from ropewalk.actors.events import Event as Event
@@ -88,7 +89,6 @@ from ropewalk.runtime.errors import Quarantined as Quarantined
 from ropewalk.runtime.errors import Refused as Refused
 from ropewalk.runtime.errors import RopewalkError as RopewalkError
 from ropewalk.runtime.errors import RuntimeClosed as RuntimeClosed
-from ropewalk.runtime.errors import SessionBusy as SessionBusy
 from ropewalk.runtime.errors import SessionElsewhere as SessionElsewhere
 from ropewalk.runtime.errors import SessionExists as SessionExists
 from ropewalk.runtime.errors import SlowReader as SlowReader
