@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
+import anyio.lowlevel
+
 from ropewalk.runtime.cell import Cell
 from ropewalk.runtime.errors import UnknownSession
 from ropewalk.runtime.surroundings import refuse_deadlock
@@ -15,14 +18,18 @@ __all__ = ["delete"]
 
 
 async def delete(runtime: Runtime, actor_id: str) -> None:
-    """See `Runtime.delete`."""
+    """See `Runtime.delete`. Whoever opens the actor meanwhile waits for the end of that: a log that is claimed while it goes would be a lost one."""
     cell = runtime.known(actor_id)
-    if cell is None:
-        found = await runtime.journal.delete(actor_id)
-    else:
+    if cell is not None:
         refuse_deadlock(cell)
-        cell.refuse_if_deleted()
-        found = await _end(cell)
+    if actor_id in runtime.deletions:
+        raise UnknownSession(f"the session {actor_id!r} is being deleted already")
+    over = runtime.deletions[actor_id] = anyio.Event()
+    try:
+        found = await (runtime.journal.delete(actor_id) if cell is None else _end(cell))
+    finally:
+        del runtime.deletions[actor_id]
+        over.set()
     if not found:
         raise UnknownSession(f"there is no session {actor_id!r} to delete")
 
@@ -41,6 +48,7 @@ async def _end(cell: Cell) -> bool:
             if cancel is not None:
                 cancel()
             await cell.wait_rest()
+            await anyio.lowlevel.checkpoint()  # those who waited for the incarnation have to hear that it is there before it goes
         found = await cell.journal.delete(cell.id)
     except BaseException:
         cell.deleted = False

@@ -37,7 +37,7 @@ from ropewalk.runtime.reports import RuntimeStatistics, SessionInfo, ShutdownRep
 from ropewalk.runtime.seconds import is_seconds
 from ropewalk.runtime.services import Services
 from ropewalk.runtime.supervision import RestartPolicy, leaves, unwrap
-from ropewalk.runtime.surroundings import is_work_of
+from ropewalk.runtime.surroundings import is_work_of, refuse_deadlock
 from ropewalk.runtime.workers import WorkerPool
 
 __all__ = ["Runtime", "SyncCalls", "check_session_id", "current_runtime", "enclosing_runtime"]
@@ -133,6 +133,8 @@ class Runtime:
         self._grace = grace
         self._cells: dict[str, Cell] = {}
         self._passive: weakref.WeakValueDictionary[str, Cell] = weakref.WeakValueDictionary()
+        self.deletions: dict[str, anyio.Event] = {}
+        """The ids of actors that are being deleted, each with what is set when that has ended, well or not."""
         self.restarts = 0
         self.passivations = 0
         self._state: Literal["new", "open", "closing", "closed"] = "new"
@@ -236,10 +238,18 @@ class Runtime:
         :param kind: an `AgentSpec`, an `Agent`, or any other `ActorKind`.
         :param create: False raises `UnknownSession` where there is none.
         :param seed: what the kind takes for a new actor, such as ``messages=[...]``; `SessionExists` when it is not new.
+
+        One that is being deleted is waited for, and then there is none.
         """
         self.refuse_if_closed()
         kind = self._kind(kind)
-        cell = self._cell(check_session_id(session_id), kind)
+        check_session_id(session_id)
+        while (deletion := self.deletions.get(session_id)) is not None:
+            if (deleted := self.known(session_id)) is not None:
+                refuse_deadlock(deleted)
+            await deletion.wait()
+            self.refuse_if_closed()
+        cell = self._cell(session_id, kind)
         if cell.kind.name != kind.name:
             raise SessionExists(f"{session_id!r} is a {cell.kind.name!r} in this runtime and cannot be opened as a {kind.name!r}")
         if cell.passivated and not cell.busy and not cell.activating:
@@ -296,7 +306,7 @@ class Runtime:
         return recovery.report
 
     def _to_recover(self, actor_id: str, kind: ActorKind) -> Cell | None:
-        if not self.is_open:
+        if not self.is_open or actor_id in self.deletions:
             return None
         cell = self._cell(actor_id, kind)
         return cell if cell.actor is None and not cell.busy and cell.reason is None else None
@@ -309,8 +319,8 @@ class Runtime:
         """Forget an actor and all that was said in it: its log is gone from the journal when this returns.
 
         What it is doing is ended as if it were cancelled; messages that wait, and whoever uses a handle of it from now on, get
-        `UnknownSession`. Its id can be opened anew. Raises `UnknownSession` when there is none, `SessionElsewhere` when
-        another living runtime owns it, `WouldDeadlock` in code of its own.
+        `UnknownSession`. Its id can be opened anew, which waits for the end of this. Raises `UnknownSession` when there is none,
+        `SessionElsewhere` when another living runtime owns it, `WouldDeadlock` in code of its own.
         """
         self.refuse_if_closed()
         await delete(self, check_session_id(session_id))

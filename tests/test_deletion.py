@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from ropewalk import Quarantined, Runtime, Session, SessionElsewhere, TurnEnded, UnknownSession, WouldDeadlock, tool
+from ropewalk import MemoryJournal, Quarantined, Runtime, Session, SessionElsewhere, TurnEnded, UnknownSession, WouldDeadlock, tool
+from ropewalk.runtime.journal import Claim, Codec
 from ropewalk.testing import Reply, ToolUse, cancelled_at_step, in_trio
 from talk import agent, assert_sound, said, told, virtual_runtime
 
@@ -163,3 +164,81 @@ async def test_a_quarantined_session_can_be_deleted() -> None:
         await runtime.delete("me")
         with pytest.raises(UnknownSession):
             await session.ask("hi")
+
+
+class Slow(MemoryJournal):
+    """A journal whose answers take their time to come, and a second to be heard."""
+
+    async def delete(self, actor_id: str) -> bool:
+        await anyio.sleep(1.75)
+        found = await super().delete(actor_id)
+        await anyio.sleep(1)
+        return found
+
+    async def claim(self, actor_id: str, kind: str = "", codec: Codec | None = None) -> Claim:
+        await anyio.sleep(1)
+        claim = await super().claim(actor_id, kind, codec)
+        await anyio.sleep(1)
+        return claim
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("deleted_after", [0.0, 0.5, 1.5, 2.5])
+@pytest.mark.parametrize("opened_after", [0.0, 0.5, 1.5, 2.5])
+def test_opening_beside_deleting_has_a_plain_outcome(create: bool, resident: bool, deleted_after: float, opened_after: float) -> None:
+    """Who opens a session that is being deleted gets a new one, or hears that there is none; who opened it before has one that is deleted."""
+
+    @in_trio
+    async def run() -> None:
+        spec = agent(lambda messages: "ok")
+        async with virtual_runtime(journal=(journal := Slow())) as runtime:
+            await (await runtime.open("me", spec)).ask("a secret wish")
+            opened: list[Session | None] = []
+
+            async def open_it(after: float) -> None:
+                await anyio.sleep(after)
+                try:
+                    opened.append(await runtime.open("me", spec, create=create))
+                except UnknownSession:
+                    opened.append(None)
+
+            async def delete_it() -> None:
+                await anyio.sleep(deleted_after)
+                await runtime.delete("me")
+
+            if not resident:
+                await runtime.passivate("me")
+            async with anyio.create_task_group() as tasks:
+                for later in (0.0, 0.25, 0.25):
+                    tasks.start_soon(open_it, opened_after + later)
+                tasks.start_soon(delete_it)
+            there = [session for session in opened if session is not None and session.status != "deleted"]
+            assert len(opened) == 3
+            assert create or not there
+            assert bool(there) == (await journal.find("me") is not None)
+            session = there[0] if there else await runtime.open("me", spec)
+            assert str(await session.ask("anew")) == "ok"
+            assert await session.messages() == [told("anew"), said("ok")]
+            await assert_sound(session)
+
+    run()
+
+
+@pytest.mark.anyio
+async def test_many_open_a_session_while_it_is_deleted(place: str | None) -> None:
+    spec = agent(lambda messages: "ok")
+    async with Runtime(place) as runtime:
+        await (await runtime.open("me", spec)).ask("a secret wish")
+        await runtime.passivate("me")
+        opened: list[Session] = []
+
+        async def open_it() -> None:
+            opened.append(await runtime.open("me", spec))
+
+        async with anyio.create_task_group() as tasks:
+            for work in (lambda: runtime.delete("me"), *[open_it] * 9):
+                tasks.start_soon(work)
+        assert len(opened) == 9
+        for session in opened:
+            assert session.status == "deleted" or await session.messages() == []
