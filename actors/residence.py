@@ -90,6 +90,7 @@ class Residence:
         self._opening: list[Message] | None = list(opening)
         self._actor: SessionActor | None = None
         self._stay: Stay | None = None
+        self._dropped: tuple[str, str] | None = None
         self._is_closed = False
         self.places = Places()
 
@@ -185,7 +186,9 @@ class Residence:
     def _move_in(self, spec: OwnSpec, runtime: Runtime) -> Stay:
         if runtime.known(self.session_id) is not None:
             raise SessionBusy(f"another conversation called {self.session_id!r} is in this runtime now; give the agent a session_id of its own")
-        return Stay(runtime.cell(self.session_id, spec, self._journal))
+        cell = runtime.cell(self.session_id, spec, self._journal)
+        cell.dropped = self._dropped
+        return Stay(cell)
 
     async def _rest_later(self, stay: Stay) -> None:
         try:
@@ -223,6 +226,7 @@ class Residence:
         actor = stay.cell.actor
         # One that was in the middle of something when its thread was lost is made anew from the journal.
         self._actor = actor if isinstance(actor, SessionActor) and not stay.cell.busy else None
+        self._dropped = stay.cell.dropped
         stay.cell.actor = None
         self._stay = None
 

@@ -64,8 +64,9 @@ PASSIVATE = object()
 class Cell:
     """One actor's place in a runtime. Made by the runtime only.
 
-    `actor` is the incarnation, None while there is none; `summary` what the last one left to show of it then; `current` the
-    message being handled; `reason` why it is quarantined;
+    `actor` is the incarnation, None while there is none; `summary` what the last one left to show of it then; `dropped` the type and
+    words of what it was lost to, when it could not go on and there has been none since: whoever waited for what it was doing has been
+    told so, here and nowhere else. `current` is the message being handled; `reason` why it is quarantined;
     `kept` whether somebody may hold a handle, so that the cell must stay the one of its id. `unguarded` counts the messages
     of this spell of work that ran code of others in the worker's task outside any `guarded` scope; an actor that knows it
     did not takes its message off again. `deleted` says that its log is gone, or about to be: no message is
@@ -86,6 +87,7 @@ class Cell:
         "busy",
         "current",
         "deleted",
+        "dropped",
         "id",
         "journal",
         "kept",
@@ -111,6 +113,7 @@ class Cell:
         self.mailbox: Mailbox[Envelope] = Mailbox(kind.mailbox, "reject")
         self.actor: Actor | None = None
         self.summary: Any = None
+        self.dropped: tuple[str, str] | None = None
         self.busy = False
         self.current: Envelope | None = None
         self.reason: str | None = None
@@ -269,8 +272,9 @@ class Cell:
                 raise claim.error
             await anyio.sleep(min(ELSEWHERE_SECONDS, gives_up - runtime.backend.now()))
 
-    def drop_actor(self) -> None:
-        """End the incarnation there is, as one that cannot go on; the next message is handled by one made anew."""
+    def drop_actor(self, error: Exception | None = None) -> None:
+        """End the incarnation there is, as one that cannot go on, for this reason; the next message is handled by one made anew."""
+        self.dropped = ("", "") if error is None else (type(error).__name__, in_words(error))
         summarise = getattr(self.actor, "summary", None)
         self.summary = self.summary if summarise is None else summarise()
         self.actor = None
@@ -387,7 +391,7 @@ class Cell:
             try:
                 with guarded():
                     self.actor = await self.kind.activate(self, create=create, **seed)
-                    self.summary = None
+                    self.summary = self.dropped = None
             except CancelScopeLeft:
                 if self.actor is None:
                     raise
@@ -443,24 +447,29 @@ class Cell:
         return await stepwise(context.run, handling)
 
     async def _passivate(self, envelope: Envelope) -> bool:
-        """Let the incarnation go, unless somebody wants it; whether it is gone. Raises as the journal does; then it is gone too."""
+        """Let the incarnation go, unless somebody wants it; whether it is gone. Raises as the journal does; then it is gone too.
+
+        One that was lost is made anew first: what it left undone has its end, as was told here, before that is forgotten here.
+        """
         actor = self.actor
         if self.passivated or self.following is not None or self._activating is not None:
             return self.passivated and self.following is None
-        hook = getattr(actor, "passivate", None)
-        if hook is not None:
-            try:
+        try:
+            if self.dropped is not None:
+                actor = await self.activate()
+            hook = getattr(actor, "passivate", None)
+            if hook is not None:
                 await hook()
-            except SystemExit as left:  # of a handler that was told something on the way
-                envelope.outcome.fail(left)
-                return False
-            if self.following is not None or self.actor is not actor:
-                return False
+        except SystemExit as left:  # of a handler that was told something on the way
+            envelope.outcome.fail(left)
+            return False
+        if self.following is not None or self.actor is not actor:
+            return False
         self._activating = gone = anyio.Event()  # from here on whoever wants an incarnation waits for the next one
         try:
             self.drop_actor()
             await self.journal.release(self.id, self.publisher.epoch)
-            self.passivated = True
+            self.passivated, self.dropped = True, None
             self.runtime.passivations += 1
             pending = None if actor is None else self.publisher.publish(SessionPassivated, None, None)
             told = None if pending is None else await attempt(pending)
@@ -482,7 +491,7 @@ class Cell:
 
     async def _failed(self, error: Exception) -> None:
         """End the incarnation; a fault of its own counts against its restart policy, a fault of the journal does not."""
-        self.drop_actor()
+        self.drop_actor(error)
         if isinstance(error, (JournalUnavailable, Fenced)):
             log.warning("incarnation_dropped", session_id=self.id, error=type(error).__name__)
             return

@@ -1675,3 +1675,25 @@ def test_a_portal_that_died_is_replaced() -> None:
     run = run_script(script)
 
     assert run.stdout == "closed\nalive False 4\n", run.stderr
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_the_journal_ended_is_not_gone_on_with_at_the_next_call() -> None:
+    """Whoever asked was told that it failed, though no record could say so then."""
+    faults: list[Any] = []
+    asked: list[str] = []
+
+    def answer(messages: list[Any]) -> str:
+        asked.append(messages[-1]["content"][-1]["text"])
+        if len(asked) == 1:
+            faults.append("refuse")
+        return f"{asked[-1]}!"
+
+    journal = MemoryJournal(fault=lambda number: faults.pop() if faults else None)
+    agent = Agent(ScriptedModel(answer), callback_handler=None, session_id="me", journal=journal, resume="continue")
+    with pytest.raises(JournalUnavailable):
+        async for _ in agent.stream("first"):
+            pass
+    assert str(await agent.invoke_async("second")) == "second!"
+    assert [message["content"][0]["text"] for message in agent.messages] == ["second", "second!"]
+    agent.close()

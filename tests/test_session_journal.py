@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from ropewalk import (
+    AgentSpec,
     Fenced,
     JournalUnavailable,
     MemoryJournal,
@@ -195,13 +196,14 @@ def test_a_journal_that_fails_at_any_write_of_a_turn(way: str, name: str, fault:
     assert write >= 3
 
 
-async def opened(runtime: Runtime, kind: Kind) -> Session:
+async def opened(runtime: Runtime, kind: Kind, spec: AgentSpec | None = None) -> Session:
     """The session, opened again where the journal failed the first time."""
-    spec = kind.spec()
+    spec = spec or kind.spec()
+    messages = {} if await runtime.journal.find("me") is not None else {"messages": kind.messages}
     try:
-        return await runtime.open("me", spec, messages=kind.messages)  # type: ignore[no-any-return]
+        return await runtime.open("me", spec, **messages)  # type: ignore[no-any-return]
     except JournalUnavailable:
-        return await runtime.open("me", spec, messages=kind.messages)  # type: ignore[no-any-return]
+        return await runtime.open("me", spec, **messages)  # type: ignore[no-any-return]
 
 
 async def lost(asking: Awaitable[Any]) -> bool:
@@ -234,7 +236,7 @@ async def test_the_asker_is_told_and_the_turn_is_undone() -> None:
         with pytest.raises(JournalUnavailable, match="refused"):
             await session.ask("go")
         assert await session.messages() == []
-        assert (await transcript(session))[0] == (told("go"), "cancelled")
+        assert (await transcript(session))[0] == (told("go"), "failed")
         assert str(await session.ask("again")) == "fine"
         assert await session.messages() == [told("again"), said("fine")]
 
@@ -286,6 +288,70 @@ def test_what_an_asker_is_told_is_what_is_so(way: str) -> None:
 
     for write in range(1, 12):
         try_at(write)
+
+
+async def told_of(asking: Awaitable[Any]) -> Any:
+    """What an asker is told, as far as it is the same whenever they ask: the metrics of a result are the session's as they stand."""
+    try:
+        result = await asking
+    except JournalUnavailable:
+        return JournalUnavailable
+    return result.stop_reason, result.message, result.state
+
+
+@pytest.mark.parametrize("between", ["nothing", "passivated", "idle", "forgotten", "recovered"])
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["text", "tool", "two tools", "overflow", "slow journal", "behind another", "slow journal behind another"])
+def test_a_key_gives_again_what_its_sender_was_told_when_the_journal_failed(name: str, fault: Any, between: str) -> None:
+    """What was accepted has one outcome, a failure of the journal too; what was not can be sent again. Leaving memory in between changes nothing."""
+    kind = KINDS[name]
+
+    @in_trio
+    async def fail_at(write: int) -> None:
+        journal, witness, spec = WatchedJournal(write, fault, kind.lag), Witness(), kind.spec()
+        async with virtual_runtime(journal=journal, specs=[spec], idle_seconds=50 if between == "idle" else None) as runtime:
+            runtime.add_handler(witness)
+            session = await opened(runtime, kind, spec)
+            if kind.waiting:
+                await lost(session.submit("first"))
+            turn = None
+            try:
+                turn = await session.submit("go", key="k")
+            except JournalUnavailable:
+                assert journal.failed
+            first = None if turn is None else await told_of(turn.result())
+            await runtime.workers.wait_idle()
+            if between == "idle":
+                await trio.sleep(200)
+            elif between == "recovered":
+                await runtime.recover()
+            elif between != "nothing":
+                while await lost(runtime.passivate("me")):
+                    pass
+            if between == "forgotten":
+                del session, turn
+            if between in ("passivated", "idle", "forgotten"):
+                assert runtime.find("me") is None
+            session = await opened(runtime, kind, spec)
+            again = await told_of(session.ask("go", key="k"))
+            if first is None:
+                assert again[0] == "end_turn"
+            else:
+                assert again == first
+                told.append(first)
+            await agree(session, witness)
+            failed_before = journal.failed
+            while await lost(session.ask("next")):
+                assert not failed_before
+                failed_before = True
+            await agree(session, witness)
+            hit.append(journal.failed)
+
+    told: list[Any] = []
+    hit: list[bool] = []
+    while not hit or hit[-1]:
+        fail_at(len(hit))
+    assert JournalUnavailable in told
 
 
 @in_trio

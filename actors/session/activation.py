@@ -13,7 +13,7 @@ from ropewalk.actors.session.ending import end_unbegun
 from ropewalk.actors.session.keyed import known_by_key
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Kept, Opened, Withdrawn
-from ropewalk.actors.session.recovery import cancelled, give_up, recover
+from ropewalk.actors.session.recovery import failed, give_up, recover
 from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.session.writer import Writer
 from ropewalk.actors.validity import copied, door
@@ -61,13 +61,13 @@ async def activate(spec: AgentSpec, cell: Cell, *, create: bool, **seed: Any) ->
         writer.write(Withdrawn(prompt_id, "forked"))
     # Where an incarnation was lost in this process, whoever asked has been told so; else they are no more, and their work is gone on with.
     recovered: list[Prompt] = []
-    if cell.summary is None or cell.passivated:
+    if cell.dropped is None:
         recovered = recover(actor)
     elif overtaken:
         let_go_of_what_was_taken(actor)
         recovered = recover(actor, prompts_here(cell))
     else:
-        settle_turn_left_open(actor)
+        settle_turn_left_open(actor, *cell.dropped)
         settle_prompts_not_here(actor, "failed", recovered)
     left = await tell_all(actor, recovered)
     for prompt in recovered:
@@ -116,14 +116,11 @@ async def tell(writer: Writer) -> None:
         raise
 
 
-def settle_turn_left_open(actor: SessionActor) -> None:
-    """Give the turn that a lost incarnation left behind its end.
-
-    Whoever asked has been told that the incarnation was lost: what their turn did before that stands, the rest is undone.
-    """
+def settle_turn_left_open(actor: SessionActor, error: str, words: str) -> None:
+    """Give the turn that a lost incarnation left behind the end that whoever asked was told of: it failed of what the incarnation was lost to."""
     turn = actor.state.turn
     if turn is not None:
-        give_up(actor, turn, cancelled(turn))
+        give_up(actor, turn, failed(turn, error, words))
 
 
 def prompts_here(cell: Cell) -> list[Prompt]:

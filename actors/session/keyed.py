@@ -27,7 +27,7 @@ __all__ = ["abandoned_unless_sent", "checked_key", "known_by_key", "recorded_out
 
 LONGEST_KEY = 500
 PAGE = 256
-_ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (ModelError, ModelThrottled, ContextWindowOverflow, TurnFailed)}
+_ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (ModelError, ModelThrottled, ContextWindowOverflow, TurnFailed, JournalUnavailable)}
 
 
 class _UnderWay(dict[tuple[str, str], Prompt]):

@@ -27,7 +27,7 @@ class Prompt(Envelope):
     `messages` end in the user's own words; `owned` says that the work ends when nobody waits for it any more; `left` that
     nobody does. `key` is what it is known by if it is sent again, and `forget` ends that. `sent` says that it came into the mailbox,
     `abandoned` that it never will, `recorded` that the journal was told of it while it waited. `accepted` is settled once the prompt is
-    durable. `turn_id` is known once its turn has begun, which may have been in another process.
+    durable, or with the error that it ended with before. `turn_id` is known once its turn has begun, which may have been in another process.
     """
 
     __slots__ = (
@@ -83,8 +83,11 @@ class Prompt(Envelope):
 
     def note_outcome(self) -> None:
         """There is an outcome: whoever waits to hear that the prompt was accepted, or watches its turn, waits no more."""
-        if self.accepted is not None:
-            self.accepted.settle(None)
+        if self.accepted is not None and not self.accepted.settled:
+            if self.outcome.error is None:
+                self.accepted.settle(None)
+            else:
+                self.accepted.fail(self.outcome.error)
         if self.forget is not None:
             self.forget()
             self.forget = None

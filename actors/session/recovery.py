@@ -1,6 +1,6 @@
 """Going on with what another process left unfinished: which turns and prompts, from where, and which tool calls may be tried again.
 
-How a turn goes on (`resumption`) or ends (`cancelled`) is decided without touching anything; `recover`, `cut_off` and `give_up` record what
+How a turn goes on (`resumption`) or ends (`failed`) is decided without touching anything; `recover`, `cut_off` and `give_up` record what
 has to be settled.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ropewalk.actors.session.actor import SessionActor
     from ropewalk.actors.spec import AgentSpec
 
-__all__ = ["DEATHS", "DIED", "Resumption", "cancelled", "cut_off", "give_up", "last_answer", "recover", "resumption"]
+__all__ = ["DEATHS", "DIED", "Resumption", "cut_off", "failed", "give_up", "last_answer", "recover", "resumption"]
 
 DEATHS = 3
 """In which death of its process a turn is given up: it may well be what kills it."""
@@ -110,17 +110,22 @@ def recover(actor: SessionActor, here: Sequence[Prompt] = ()) -> list[Prompt]:
 def _given_up(turn: OpenTurn, spec: AgentSpec) -> Ending | None:
     """How a turn ends that is not gone on with; None when it is."""
     if turn.owned:
-        return cancelled(turn)
+        return _cancelled(turn)
     died = turn.died
     if spec.resume != "fail" and died < DEATHS:
         return None
     reason = "its process died" if died <= 1 else f"its process died {died} times while it ran"
-    return Ending("failed", None, DIED, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT, reason=f"the turn failed: {reason}")
+    return failed(turn, DIED, reason)
 
 
-def cancelled(turn: OpenTurn) -> Ending:
+def _cancelled(turn: OpenTurn) -> Ending:
     """How a turn ends that nobody goes on with and nobody waits for: what it did stands, and nobody knows what came of its open calls."""
     return Ending("cancelled", "cancelled", None, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT)
+
+
+def failed(turn: OpenTurn, error: str, words: str) -> Ending:
+    """How a turn ends that failed of this, by the name of its type, with nobody knowing what came of its open calls."""
+    return Ending("failed", None, error, turn.cycles, turn.usage, results=turn.results or {}, otherwise=IN_DOUBT, reason=f"the turn failed: {words}")
 
 
 def cut_off(actor: SessionActor, prompt: Prompt) -> Message | None:
@@ -130,7 +135,7 @@ def cut_off(actor: SessionActor, prompt: Prompt) -> Message | None:
         return None
     said = last_answer(actor.state.view.messages)
     actor.account_for(turn)
-    give_up(actor, turn, cancelled(turn))
+    give_up(actor, turn, _cancelled(turn))
     return said
 
 

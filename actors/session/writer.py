@@ -322,5 +322,5 @@ class Writer:
                 self.broken = JournalUnavailable(f"the journal failed: {in_words(error)}")
                 self.broken.__cause__ = error
             if self._cell.actor is not None and not self._cell.busy:
-                self._cell.drop_actor()
+                self._cell.drop_actor(self.broken)
         return self.broken
