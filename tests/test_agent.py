@@ -1683,7 +1683,7 @@ async def test_a_turn_that_the_journal_ended_is_not_gone_on_with_at_the_next_cal
     faults: list[Any] = []
     asked: list[str] = []
 
-    def answer(messages: list[Any]) -> str:
+    def answer(messages: Sequence[dict[str, Any]]) -> str:
         asked.append(messages[-1]["content"][-1]["text"])
         if len(asked) == 1:
             faults.append("refuse")

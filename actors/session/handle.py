@@ -1,8 +1,8 @@
-"""A session's face: what users call. It decides nothing; it checks what it is given and hands it to the actor."""
+"""A session's face: what users call. It decides nothing; it checks what it is given and hands it on."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
@@ -12,21 +12,19 @@ from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
 from ropewalk.actors.session.actor import SessionActor
-from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Redact, Rewind, SetMessages, direct_tool_use, run_direct
-from ropewalk.actors.session.history import TranscriptReader, bodies_of, settled_place
-from ropewalk.actors.session.keyed import abandoned_unless_sent, checked_key, recorded_outcome, under_way
+from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, direct_tool_use, run_direct
+from ropewalk.actors.session.history import TranscriptReader, settled_place
+from ropewalk.actors.session.keyed import checked_key
 from ropewalk.actors.session.prompt import Prompt, prompt_messages, request_state_of
-from ropewalk.actors.session.records import Body
-from ropewalk.actors.session.redaction import introduced_in
+from ropewalk.actors.session.relatives import redact_everywhere
 from ropewalk.actors.session.stream import AskStream, OnLeave, Turn, is_part_of
+from ropewalk.actors.session.submission import submit
 from ropewalk.actors.spec import AgentSpec, WhenBusy, check_when_busy
 from ropewalk.actors.validity import copied
-from ropewalk.actors.view import TranscriptEntry, entry_number
+from ropewalk.actors.view import TranscriptEntry
 from ropewalk.runtime.cell import Cell
-from ropewalk.runtime.errors import Fenced, InvalidOption, JournalUnavailable
 from ropewalk.runtime.handler import Handler, OnError
 from ropewalk.runtime.mailbox import MailboxStatistics
-from ropewalk.runtime.outcome import Outcome
 from ropewalk.runtime.runtime import check_session_id
 from ropewalk.runtime.supervision import contain
 from ropewalk.runtime.surroundings import messages_around, refuse_deadlock
@@ -149,52 +147,7 @@ class Session:
         :param key: as for `ask`: sending the prompt again gives a handle of the same work, done or not.
         """
         made = self._prompt(prompt, request_state, context, owned=False, key=key)
-        policy = self._policy(when_busy)
-        made.accepted = Outcome()
-        made.outcome.then = made.note_outcome
-        with abandoned_unless_sent(made):
-            if key is not None and (there := await self._sent_before(made)) is not None:
-                return Turn(self._cell, there)
-            await self._submit(made, made.accepted, policy)
-        return Turn(self._cell, made)
-
-    async def _sent_before(self, made: Prompt) -> Prompt | None:
-        """The prompt that was sent with the key before, with its outcome or at work; None when `made` is the first."""
-        while True:
-            actor = cast(SessionActor, await self._cell.activate())
-            there = under_way(self._cell, made)
-            if there is None:
-                recorded = await recorded_outcome(self._cell, actor, made)
-                if recorded is None and self._cell.actor is not actor:
-                    continue  # out of memory meanwhile, it may have heard of the key in another runtime
-                if isinstance(recorded, Exception):
-                    made.outcome.fail(recorded)
-                elif recorded is not None:
-                    made.outcome.settle(recorded)
-                return None if recorded is None else made
-            if there.accepted is not None:
-                await there.accepted.wait_settled()
-            if not there.abandoned:
-                return there
-
-    async def _submit(self, made: Prompt, accepted: Outcome[None], policy: WhenBusy) -> None:
-        waits = self._cell.busy
-        accept(self._cell, made, policy)
-        made.sent = True
-        actor = self._actor
-        if waits and actor is not None:
-            try:
-                await actor.writer.wait_durable()
-            except (JournalUnavailable, Fenced):
-                if self._cell.mailbox.withdraw(made):
-                    made.sent = False
-                    raise  # what its sender is told was not accepted must not run
-                await accepted.wait()  # the next incarnation has taken it already: then it is accepted by that one
-        elif not made.outcome.settled:
-            refuse_deadlock(self._cell)
-            await accepted.wait()
-        if made.outcome.error is not None and made.turn_id is None:
-            raise made.outcome.error
+        return Turn(self._cell, await submit(self._cell, made, self._policy(when_busy)))
 
     def stream(
         self,
@@ -303,38 +256,7 @@ class Session:
         Raises `InvalidOption` where there is no such entry, `SessionElsewhere` where another living runtime has a relative;
         whatever is raised, asking again takes up where it was left.
         """
-        refuse_deadlock(self._cell)
-        await self._cell.activate()
-        journal, number = self._cell.journal, entry_number(entry_id)
-        past = await bodies_of(journal, self.id)
-        shared_from = 0 if number is None else introduced_in(past, number)
-        if number is None or not shared_from:
-            raise InvalidOption(f"the session {self.id!r} has no entry {entry_id!r:.200}; transcript() lists those it has")
-        known = await self._relatives(past, past, number, shared_from, {})
-        for relative, change in known.values():  # before what is shared is gone, for their own copies are known by it
-            await relative._cell.ask(change)
-        await self._cell.ask(Redact(number))
-        known |= await self._relatives(await bodies_of(journal, self.id), past, number, shared_from, known)
-        for relative, change in known.values():  # once more: what they made of it meanwhile; and their views are made anew
-            await relative._cell.ask(change)
-            await relative._cell.activate()
-        await self._cell.activate()
-
-    async def _relatives(
-        self, now: Sequence[Body], past: Sequence[Body], number: int, shared_from: int, known: Container[str]
-    ) -> dict[str, tuple[Session, Redact]]:
-        """Those but the `known` that share the record an entry was said in, and what each has to do; `now` are the records here, `past` as they were."""
-        found: dict[str, tuple[Session, Redact]] = {}
-        journal = self._cell.journal
-        for name in await journal.relatives(self.id):
-            if name in known:
-                continue
-            theirs = await bodies_of(journal, name)
-            shared = next((place for place, (one, other) in enumerate(zip(now, theirs, strict=False)) if one != other), min(len(past), len(theirs)))
-            if shared >= shared_from:
-                relative = self.runtime.find(name) or await self.runtime.open(name, self.spec, create=False)
-                found[name] = (relative, Redact(number, tuple(past[:shared])))
-        return found
+        await redact_everywhere(self._cell, entry_id)
 
     # Tools.
 
