@@ -36,11 +36,11 @@ from ropewalk.runtime.supervision import Exited, Failure, RestartLedger, attempt
 from ropewalk.runtime.surroundings import refuse_deadlock, working_on
 
 if TYPE_CHECKING:
-    from ropewalk.runtime.channel import Publisher
     from ropewalk.runtime.clock import Clock
     from ropewalk.runtime.event import Event
     from ropewalk.runtime.journal import Claim, Journal
     from ropewalk.runtime.kind import Actor, ActorKind
+    from ropewalk.runtime.publisher import Publisher
     from ropewalk.runtime.runtime import Runtime
 
 __all__ = ["PASSIVATE", "Cell"]

@@ -22,7 +22,7 @@ import anyio.lowlevel
 
 from ropewalk.runtime.backend import ANY_BACKEND, running_backend
 from ropewalk.runtime.cell import PASSIVATE, Cell
-from ropewalk.runtime.channel import Channel, Publisher
+from ropewalk.runtime.channel import Channel
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.deletion import delete
 from ropewalk.runtime.errors import DuplicateKind, InvalidOption, InvalidSessionId, RuntimeClosed, SessionExists, UnknownSession
@@ -32,6 +32,7 @@ from ropewalk.runtime.journal import Journal, KnownActor, journal_at
 from ropewalk.runtime.journal.keeping import Keeping
 from ropewalk.runtime.kind import ActorKind
 from ropewalk.runtime.passivation import Passivation
+from ropewalk.runtime.publisher import Publisher
 from ropewalk.runtime.recovery import Recovery, RecoveryReport
 from ropewalk.runtime.reports import RuntimeStatistics, SessionInfo, ShutdownReport
 from ropewalk.runtime.seconds import is_seconds

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 
 from ropewalk.actors.events import MessageAdded, ModelChunk, TextDelta
 from ropewalk.actors.testing.loop import cancelled_at_step, in_trio
-from ropewalk.runtime.channel import Channel, ChannelStatistics, Publisher
+from ropewalk.runtime.channel import Channel, ChannelStatistics
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidHandler, InvalidOption, RuntimeClosed
 from ropewalk.runtime.event import Event, HandlerFailed
 from ropewalk.runtime.handler import HandlerFault
+from ropewalk.runtime.publisher import Publisher
 
 
 class Note(Event, frozen=True, gc=False):

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from ropewalk.actors.events import MessageAdded, ModelChunk, ReasoningDelta, Snapshot, TextDelta
 from ropewalk.actors.testing.loop import cancelled_at_step, in_trio
-from ropewalk.runtime.channel import Channel, Publisher
+from ropewalk.runtime.channel import Channel
 from ropewalk.runtime.clock import Clock
 from ropewalk.runtime.errors import InvalidOption, SlowReader
 from ropewalk.runtime.event import Event, Gap
+from ropewalk.runtime.publisher import Publisher
 from ropewalk.runtime.subscription import Subscription
 
 DELTAS = (TextDelta, ReasoningDelta)
