@@ -142,3 +142,41 @@ def test_a_codec_for_classes_without_tags_is_refused() -> None:
         StructCodec(Untagged)
     with pytest.raises(InvalidOption, match="a record is one of First, not"):
         OLD.encode("text")
+
+
+class Typed(msgspec.Struct, tag=True):
+    """Of each sort of field one; `anything` and what holds it can be what JSON has not."""
+
+    name: str
+    number: int | None
+    pair: tuple[int, str]
+    names: list[str]
+    share: float
+    anything: Any
+    several: tuple[Any, ...]
+    by_name: dict[str, Any]
+    inner: Second | None
+
+
+@given(
+    st.builds(
+        Typed,
+        st.text(st.characters(exclude_categories=())),
+        st.none() | st.integers(),
+        st.tuples(st.integers(), KEYS),
+        st.lists(KEYS, max_size=3),
+        st.just(math.inf) | st.floats(allow_nan=False),
+        VALUES,
+        st.lists(VALUES, max_size=2).map(tuple),
+        st.dictionaries(KEYS, VALUES, max_size=2),
+        st.none() | st.builds(Second, st.lists(KEYS, max_size=3)),
+    )
+)
+def test_records_of_any_types_come_back_as_they_went(record: Typed) -> None:
+    codec = StructCodec(Typed)
+
+    assert same(parts(codec.decode(codec.encode(record))), parts(record)) or has_nan_sign(record)
+
+
+def parts(record: Typed) -> list[Any]:
+    return [list(part) if isinstance(part, tuple) else part for part in msgspec.structs.astuple(record)]

@@ -1,8 +1,8 @@
 """How bodies become bytes and back: JSON that says its version, and refuses what it does not know.
 
 JSON has no bytes, no infinities, no lone surrogates. A value of these is written as a marked dict, and a dict that looks like a
-marked one is marked itself, so everything comes back as it went. Whether there is anything to mark is found by one walk over the
-body that costs less than encoding it; where there is not, which is nearly always, msgspec does the rest in one call each way.
+marked one is marked itself, so everything comes back as it went. Whether there is anything to mark is found by one walk over what
+a body's types leave open; where there is not, which is nearly always, msgspec does the rest in one call each way.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias, get_args
+from typing import Any, Protocol, TypeAlias, cast, get_args
 
 import attrs
 import msgspec
+import msgspec.inspect
 
 from ropewalk.runtime.errors import InvalidOption, UnknownRecord
 
@@ -157,10 +158,44 @@ def _is_plain(value: Any) -> bool:
 
 def _is_plain_struct(value: Any) -> bool:
     """Whether JSON has all that a struct holds, and the structs in it."""
-    fields = getattr(type(value), "__struct_fields__", None)
-    if fields is not None:
-        return all(_is_plain_struct(getattr(value, name)) for name in fields)
-    return all(map(_is_plain_struct, value)) if type(value) in (list, tuple) else _is_plain(value)
+    for name in _OPEN_FIELDS[type(value)]:
+        inner = getattr(value, name)
+        if inner is not None and not _is_plain_within(inner):
+            return False
+    return True
+
+
+def _is_plain_within(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return _is_plain(value)
+    if kind is tuple or kind is list:
+        return all(map(_is_plain_within, value))
+    return _is_plain_struct(value) if isinstance(value, msgspec.Struct) else _is_plain(value)
+
+
+class _OpenFields(dict[type, tuple[str, ...]]):
+    """For each class of struct, the fields that have to be looked into: by the types of the others, all they hold is text, whole numbers and the like."""
+
+    def __missing__(self, kind: type) -> tuple[str, ...]:
+        about = cast(msgspec.inspect.StructType, msgspec.inspect.type_info(kind))
+        self[kind] = found = tuple(field.name for field in about.fields if not _is_closed(field.type))
+        return found
+
+
+_OPEN_FIELDS = _OpenFields()
+
+
+def _is_closed(about: msgspec.inspect.Type) -> bool:
+    match about:
+        case msgspec.inspect.StrType() | msgspec.inspect.IntType() | msgspec.inspect.BoolType() | msgspec.inspect.NoneType():
+            return True
+        case msgspec.inspect.UnionType(types=types) | msgspec.inspect.TupleType(item_types=types):
+            return all(map(_is_closed, types))
+        case msgspec.inspect.VarTupleType(item_type=item) | msgspec.inspect.ListType(item_type=item):
+            return _is_closed(item)
+        case _:
+            return False
 
 
 def _as_is(value: Any) -> Any:
