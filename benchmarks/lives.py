@@ -30,6 +30,9 @@ class Elsewhere(MemoryJournal):
     def append(self, *write: Any, **options: Any) -> None:
         """Durable at once, as far as anybody here can tell."""
 
+    async def save_snapshot(self, *snapshot: Any) -> None:
+        """Kept elsewhere, too."""
+
 
 async def bytes_idle(name: str, load: Load, journal: Callable[[], Journal] = MemoryJournal) -> float:
     """Bytes a session takes that was opened with `load.history` messages and does nothing, with what its journal keeps."""

@@ -420,6 +420,7 @@ class Runtime:
         if cell.passivated and not cell.is_in_doubt:
             del self._cells[cell.id]
             self.events.forget(cell.id)
+            del cell.publisher  # until `take_up` gives it a new one: a handle that is held keeps as little as can be
             self._passive[cell.id] = cell
         elif self.passivation is not None:
             self.passivation.rested(cell)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 
 from ropewalk.actors.events import InsertedEntry, MessageAdded, Snapshot, ViewChanged
 from ropewalk.actors.messages import copy_of
@@ -44,7 +45,18 @@ if TYPE_CHECKING:
     from ropewalk.actors.session.state import OpenTurn, SessionState
     from ropewalk.actors.spec import AgentSpec
 
-__all__ = ["SessionActor"]
+__all__ = ["Figures", "SessionActor"]
+
+
+class Figures(msgspec.Struct, frozen=True, gc=False):
+    """Messages in a session's view, settled turns, their model calls and tokens. One object without parts, for many handles keep one."""
+
+    messages: int = 0
+    turns: int = 0
+    cycles: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
 
 
 class SessionActor:
@@ -79,10 +91,10 @@ class SessionActor:
         more = turn.usage
         self._ledger = MetricsLedger(self.state.cycles + turn.cycles, (read + more[0], written + more[1], total + more[2]))
 
-    def summary(self) -> tuple[int, int, int, tuple[int, int, int]]:
-        """Messages in the view, settled turns, their model calls and tokens: what the session's handle shows when this incarnation is gone."""
+    def summary(self) -> Figures:
+        """What the session's handle shows when this incarnation is gone."""
         state = self.state
-        return len(state.view), state.turns, state.cycles, state.usage
+        return Figures(len(state.view), state.turns, state.cycles, *state.usage)
 
     @property
     def status(self) -> str:

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
+import msgspec
 
 from ropewalk.actors.events import Event
 from ropewalk.actors.messages import Block, Message
 from ropewalk.actors.result import AgentResult, EventLoopMetrics, MetricsLedger
 from ropewalk.actors.session.acceptance import accept, withdraw
-from ropewalk.actors.session.actor import SessionActor
+from ropewalk.actors.session.actor import Figures, SessionActor
 from ropewalk.actors.session.direct import AddMessages, CallTool, Pin, Rewind, SetMessages, direct_tool_use, run_direct
 from ropewalk.actors.session.history import TranscriptReader, settled_place
 from ropewalk.actors.session.keyed import checked_key
@@ -37,7 +38,7 @@ __all__ = ["PromptLike", "Session", "SessionStatistics"]
 PromptLike: TypeAlias = str | Sequence[dict[str, Any]]
 """Text, a list of content blocks, or a list of messages that ends with the user's."""
 
-_NOTHING = (0, 0, 0, (0, 0, 0))
+_NOTHING = Figures()
 
 
 @attrs.frozen
@@ -93,8 +94,8 @@ class Session:
 
     def statistics(self) -> SessionStatistics:
         """A frozen record of what the session holds and has done; between two incarnations, as the last one knew it."""
-        messages, turns, cycles, (read, written, total) = self._summary
-        return SessionStatistics(self.status, messages, turns, cycles, read, written, total, self._cell.restarts, self._cell.mailbox.statistics())
+        cell, figures = self._cell, self._figures
+        return SessionStatistics(self.status, **msgspec.structs.asdict(figures), restarts=cell.restarts, mailbox=cell.mailbox.statistics())
 
     # Prompts.
 
@@ -296,12 +297,12 @@ class Session:
         """The session's accounts as they stand."""
         actor = self._actor
         if actor is None:
-            _, _, cycles, usage = self._summary
-            return MetricsLedger(cycles, usage).snapshot()
+            figures = self._figures
+            return MetricsLedger(figures.cycles, (figures.input_tokens, figures.output_tokens, figures.total_tokens)).snapshot()
         return actor.ledger.snapshot()
 
     @property
-    def _summary(self) -> tuple[int, int, int, tuple[int, int, int]]:
+    def _figures(self) -> Figures:
         actor = self._actor
         return (self._cell.summary or _NOTHING) if actor is None else actor.summary()
 
