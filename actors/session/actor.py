@@ -196,14 +196,13 @@ class SessionActor:
 
     def snapshot(self) -> Snapshot:
         """The session as it is now, for a reader that comes late."""
-        publisher = self.writer.publisher
         driver = self.driver
         if driver is not None and driver.result is not None and not self.writer.is_behind:
             driver = None  # its end has been told, and only what is no part of it is still waited for
         view, partial = listed(self.state.view.entries), "" if driver is None else driver.partial_text
         turn_id, request_state = (None, None) if driver is None else (driver.turn_id, driver.request_state)
         status = "idle" if driver is None else driver.status
-        return Snapshot(publisher.session_id, publisher.epoch, publisher.seq, self.cell.clock.time(), turn_id, request_state, view, partial, status)
+        return self.writer.publisher.as_of_now(Snapshot, turn_id, request_state, view, partial, status)
 
     def announce_edit(self, edit: Edit, turn_id: str | None, request_state: dict[str, Any] | None) -> None:
         """Have a change of the view published once it is durable."""

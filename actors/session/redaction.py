@@ -17,7 +17,7 @@ from ropewalk.actors.session.records import Begun, Body, Edited, Opened, Said, S
 from ropewalk.actors.session.state import SessionState, entries_in
 from ropewalk.actors.view import Edit, Entry
 
-__all__ = ["REDACTED", "introduced_in", "is_redacted", "redacted_message", "redactions"]
+__all__ = ["REDACTED", "introduced_in", "is_redacted", "redactions"]
 
 REDACTED = "[redacted]"
 OF_CALLERS = frozenset({"added", "called", "replaced"})
@@ -26,17 +26,13 @@ OF_NOBODY = frozenset({"rewind", "opened", "cancelled", "failed", "stopped", "fi
 """Edits that only bring back what was there."""
 
 
-def redacted_message(message: Message) -> Message:
-    """The message with the same blocks, which say nothing any more: calls and results keep their ids."""
-    return {"role": message["role"], "content": [_redacted(block) for block in message["content"]]}
-
-
 def is_redacted(messages: Sequence[Message]) -> bool:
     """Whether some of what the messages said was taken out of them."""
     return any(block == {"text": REDACTED} for message in messages for block in message["content"])
 
 
 def _redacted(block: Block) -> Block:
+    """A block of the same sort, which says nothing any more: calls and results keep their ids."""
     if "toolUse" in block:
         return {"toolUse": {**block["toolUse"], "input": {}}}
     if "toolResult" in block:

@@ -71,7 +71,7 @@ async def reduce(driver: TurnDriver, effect: Reduce) -> Input:
     outcome = await (_within_budget(driver, climbing) if policy_of(actor.manager, "reduce") == "custom" else climbing())
     if isinstance(outcome, Failure):
         failed(MANAGER, outcome.error)  # only somebody else's manager can take that long or break the ladder
-        reduction = await _shipped_only(driver, climbing)
+        reduction = await _shipped_only(climbing)
     else:
         reduction = outcome
     if reduction is not None:
@@ -109,7 +109,7 @@ async def _within_budget(driver: TurnDriver, climbing: Any) -> Reduction | Failu
     return outcome
 
 
-async def _shipped_only(driver: TurnDriver, climbing: Any) -> Reduction | None:
+async def _shipped_only(climbing: Any) -> Reduction | None:
     """The ladder without the manager that used the time up: the shipped rungs take none worth counting."""
     outcome = await attempt(climbing())
     return None if isinstance(outcome, Failure) else outcome
