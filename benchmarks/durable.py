@@ -1,4 +1,4 @@
-"""Sessions on the disk: what a turn costs with its fsyncs, and how many bytes it leaves.
+"""Sessions on the disk: what a turn costs with its fsyncs, and what waking takes.
 
 The bare loop has what a careful programmer gives it: one SQLite file, one writer thread, and a commit for all that has gathered.
 Its prompt is committed before the model is called, its answer after.
@@ -22,17 +22,17 @@ from measure import Side, Stopwatch, interleaved
 from ropewalk import Runtime, Session, SQLiteJournal, TextDelta
 from work import BARE, HANDLER, PROMPT, Ear, Load, ask, bare_price, listen, opened, spec_of
 
-__all__ = ["durable_at_once", "growth", "waking_long_and_short"]
+__all__ = ["BareStore", "durable_at_once", "waking_long_and_short"]
 
 
 class BareStore:
     """A log in a file for the bare loops: `keep` returns when the message is on the disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, synchronous: str = "FULL") -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("CREATE TABLE log (session INTEGER, number INTEGER, message TEXT, PRIMARY KEY (session, number)) WITHOUT ROWID")
+        self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS log (session INTEGER, number INTEGER, message TEXT, PRIMARY KEY (session, number)) WITHOUT ROWID")
         self._rows: list[tuple[int, int, str]] = []
         self._kept = anyio.Event()
         self._work = anyio.Event()
@@ -70,26 +70,6 @@ async def durable_at_once(name: str, load: Load) -> float:
         watch = await (_bare(load, path, ear) if name == BARE else _ropewalk(name, load, path, ear))
     ear.must_have_heard(load.sessions * load.turns)
     return watch.cpu * 1e6 / (load.sessions * load.turns)
-
-
-async def growth(load: Load, early: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Bytes of the file that a turn adds, and CPU µs that it takes: over `early` turns after the first so many, and over as many at the end of `load.turns`."""
-    sizes: list[int] = []
-    times: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder:
-        path = Path(folder) / "sessions.db"
-        done = 0
-        for until in (early, 2 * early, load.turns - early, load.turns):
-            async with Runtime(SQLiteJournal(path, durability="os")) as runtime:  # the bytes are the same, and no disk is waited for
-                sessions = await opened(runtime, load)
-                with Stopwatch() as watch:
-                    for session in sessions:
-                        await ask(session, until - done)
-            done = until
-            times.append(watch.cpu * 1e6 / (early * load.sessions))
-            sizes.append(path.stat().st_size)  # closed, so that all of it is in the one file
-    turns = early * load.sessions
-    return ((sizes[1] - sizes[0]) / turns, (sizes[3] - sizes[2]) / turns), (times[1], times[3])
 
 
 async def waking_long_and_short(load: Load, short: int, repetitions: int) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from ropewalk import AgentSpec, Journal, MemoryJournal, Runtime, Session, TextDe
 from ropewalk.runtime.journal import Claim
 from work import BARE, PROMPT, Ear, Load, Way, ask, history_of, opened, session_id, spec_of, talk
 
-__all__ = ["Elsewhere", "bytes_idle", "bytes_known", "bytes_passive", "bytes_talked", "first_and_last", "opening", "waking"]
+__all__ = ["Elsewhere", "Traced", "bytes_idle", "bytes_known", "bytes_passive", "bytes_talked", "first_and_last", "opening", "waking"]
 
 
 ON_THEIR_WAY = 10
@@ -36,7 +36,7 @@ class Elsewhere(MemoryJournal):
 
 async def bytes_idle(name: str, load: Load, journal: Callable[[], Journal] = MemoryJournal) -> float:
     """Bytes a session takes that was opened with `load.history` messages and does nothing, with what its journal keeps."""
-    with _Traced() as traced:
+    with Traced() as traced:
         if name == BARE:
             kept = [history_of(load.history) for _ in range(load.sessions)]
             traced.take()
@@ -50,7 +50,7 @@ async def bytes_idle(name: str, load: Load, journal: Callable[[], Journal] = Mem
 
 async def bytes_talked(name: str, load: Load, journal: Callable[[], Journal] = MemoryJournal) -> float:
     """Bytes a session takes after its turns, with what its journal and the accounts keep of them."""
-    with _Traced() as traced:
+    with Traced() as traced:
         if name == BARE:
             kept = [await _talked(load) for _ in range(load.sessions)]
             traced.take()
@@ -68,7 +68,7 @@ async def bytes_passive(load: Load, *, held: bool) -> float:
     async with Runtime(Elsewhere()) as runtime:
         # What only the first of a runtime takes is taken before.
         await _come_and_go(runtime, spec, load, "first")
-        with _Traced() as traced:
+        with Traced() as traced:
             kept = [await _come_and_go(runtime, spec, load, session_id(number)) for number in range(load.sessions)]
             if not held:
                 kept.clear()
@@ -80,7 +80,7 @@ async def bytes_passive(load: Load, *, held: bool) -> float:
 async def bytes_known(load: Load, most: int) -> float:
     """Bytes a known session takes, all together over all, where at most so many are in memory and nobody holds a handle."""
     spec = spec_of(load)
-    with _Traced() as traced:
+    with Traced() as traced:
         async with Runtime(Elsewhere(), resident_limit=most) as runtime:
             for number in range(load.sessions):
                 await runtime.open(session_id(number), spec, messages=history_of(load.history))
@@ -96,12 +96,12 @@ async def _come_and_go(runtime: Runtime, spec: AgentSpec, load: Load, name: str)
     return session
 
 
-class _Traced:
+class Traced:
     """Counts the bytes that Python has taken since the block began and not given back; `taken` is how many at the last `take`."""
 
     taken = 0
 
-    def __enter__(self) -> _Traced:
+    def __enter__(self) -> Traced:
         gc.collect()
         tracemalloc.start()
         return self

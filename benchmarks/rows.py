@@ -9,7 +9,9 @@ from typing import Literal, TypeAlias
 import attrs
 
 from backends import Backend
-from durable import durable_at_once, growth, waking_long_and_short
+from crowds import bytes_of_many, opening_many, recovering_many
+from durable import durable_at_once, waking_long_and_short
+from growing import growth
 from lives import Elsewhere, bytes_idle, bytes_known, bytes_passive, bytes_talked, first_and_last, opening, waking
 from measure import Medians, Side, interleaved
 from neighbours import TROUBLES, others_p99
@@ -164,6 +166,28 @@ async def passive(backend: Backend, size: Size) -> list[Line]:
     ]
 
 
+async def crowd(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend, pause=True), sessions=sized(size, 100_000, 5000, 20))
+    most = sized(size, 100, 100, 4)
+    opening, turn = await opening_many(load, most)
+    each = await bytes_of_many(load, most)
+    some = f"{most} of {load.sessions:,} sessions in a file"
+    return [
+        Line(f"{load.sessions:,} sessions opened, in a file, {most} of them in memory at most (wall time)", "s", None, opening, None),
+        Line(f"{some} woken and asked at once, a text turn each", "µs", None, turn, None),
+        Line(f"{some} busy: each that is known", "bytes", None, each, None, (each, None), (200, None), "bytes"),
+    ]
+
+
+async def recovering(backend: Backend, size: Size) -> list[Line]:
+    load = Load(backend, NullModel(backend), sessions=sized(size, 10_000, 1000, 60))
+    seconds, most = await recovering_many(load)
+    return [
+        Line(f"{load.sessions:,} unfinished turns in a file recovered and answered (wall time)", "s", None, seconds, None),
+        Line("models at work on that at once, at most", "", None, most, None, (most, None), (50, None), "at once"),
+    ]
+
+
 async def cold(backend: Backend, size: Size) -> list[Line]:
     load = Load(backend, NullModel(backend), sessions=sized(size, 200, 100, 2), turns=20)
     medians = await interleaved([Side(name, partial(waking, name, load)) for name in (BARE, HANDLER)], repetitions(size, 7))
@@ -186,12 +210,17 @@ async def wakes(backend: Backend, size: Size) -> list[Line]:
 
 async def growing(backend: Backend, size: Size) -> list[Line]:
     load = Load(backend, NullModel(backend), sessions=sized(size, 10, 20, 3), turns=sized(size, 10_000, 1000, 24), window=40)
-    early = sized(size, 50, 25, 6)
-    lengths, times = await growth(load, early)
-    when, then = f"turns {load.turns - early + 1:,} to {load.turns:,} of a session", f"× turns {early + 1} to {2 * early}"
+    part, times = sized(size, 50, 25, 6), repetitions(size, 7)
+    floor, ours = await growth(BARE, load, part, times), await growth(HANDLER, load, part, times)
+    late, early = f"turns {load.turns - part * times + 1:,} to {load.turns:,}", f"turns {part + 1} to {2 * part}"
+
+    def line(what: str, floor: float, ours: float) -> Line:
+        return Line(f"{what}, {late} of a session over {early}", "×", floor, ours, None, (ours, None), (1.05, None), "× early")
+
     return [
-        Line(f"{what}, {when}", unit, None, last, None, (last / first, None), (1.05, None), then)
-        for what, unit, (first, last) in (("bytes a durable turn leaves on the disk", "bytes", lengths), ("a durable turn", "µs", times))
+        Line(f"bytes a durable turn leaves on the disk, {late} of a session", "bytes", floor.late_bytes, ours.late_bytes, None),
+        line("bytes a durable turn leaves on the disk", floor.late_bytes / floor.early_bytes, ours.late_bytes / ours.early_bytes),
+        line("time of a durable turn", floor.late_time / floor.early_time, ours.late_time / ours.early_time),
     ]
 
 
@@ -250,6 +279,8 @@ ROWS: dict[str, Row] = {
         Row("ageing", "the last 50 of 500 turns over the first", ageing),
         Row("idle", "bytes of an idle session", idle, ("asyncio",)),
         Row("passive", "bytes of a passivated session", passive, ("asyncio",)),
+        Row("crowd", "100,000 known sessions in a file, 100 of them busy", crowd, ("asyncio",)),
+        Row("recovery", "10,000 recoveries, 50 at once", recovering, ("asyncio",)),
         Row("cold", "cold wake and one turn", cold),
         Row("wakes", "waking with a long transcript", wakes, ("asyncio",)),
         Row("durable", "1,000 durable sessions at once", durable),

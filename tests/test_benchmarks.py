@@ -22,6 +22,8 @@ ROWS = (
     "ageing",
     "idle",
     "passive",
+    "crowd",
+    "recovery",
     "cold",
     "wakes",
     "durable",
@@ -59,7 +61,7 @@ def written() -> list[Path]:
 def test_every_row_runs(row: str, figures: dict[str, Any]) -> None:
     lines = [line for line in figures["lines"] if line["row"] == row]
 
-    assert {line["backend"] for line in lines} == ({"asyncio"} if row in ("idle", "passive", "wakes", "growth") else {"asyncio", "trio"})
+    assert {line["backend"] for line in lines} == ({"asyncio"} if row in ("idle", "passive", "crowd", "recovery", "wakes", "growth") else {"asyncio", "trio"})
     assert all(isinstance(line["handler"], float | int) for line in lines)
 
 
