@@ -11,11 +11,15 @@ import trio
 
 from ropewalk import AgentSpec, ContextWindowOverflow, MemoryJournal, RecoveryReport, Runtime, ToolContext, tool
 from ropewalk.actors.messages import Message, text_of, tool_results, tool_uses
+from ropewalk.actors.session.settling import IN_DOUBT
 from ropewalk.runtime.journal import KnownActor, Snapshot
 from ropewalk.testing import Reply, ScriptedModel, ToolUse, VirtualClock
 from talk import Witness, agent, said, told, virtual_runtime
 
 __all__ = ["DOUBT", "LONG", "PLANS", "Bank", "Mortal", "banking", "check_bank", "live", "to_the_end"]
+
+HARMLESS = ("e", "f")
+"""The calls in the plans below that cannot reach a tool."""
 
 DOUBT = "The process ended before this tool's result was known; it may or may not have had its effect."
 
@@ -192,7 +196,9 @@ def check_bank(bank: Bank, messages: Sequence[Message]) -> None:
     for asking, answering in itertools.pairwise(messages):
         for call, result in zip(tool_uses(asking), tool_results(answering) if tool_uses(asking) else (), strict=True):
             is_paid = any(key.endswith(f"/{call['toolUseId']}") for key in keys)
+            is_in_doubt = result["content"][0]["text"] in (DOUBT, IN_DOUBT)
+            assert not (is_in_doubt and call["toolUseId"] in HARMLESS), "of a call that cannot have reached a tool it is said that it may have had an effect"
             if result["status"] == "success" and call["name"] != "balance":
                 assert is_paid, "a payment is said to be made that is not in the books"
             elif is_paid:
-                assert result["content"] == [{"text": DOUBT}], "an effect nobody is told may have been had"
+                assert is_in_doubt, "an effect nobody is told may have been had"

@@ -12,7 +12,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mortal import DOUBT, LONG, PLANS, Bank, Mortal, banking, check_bank, live, to_the_end
+from mortal import DOUBT, HARMLESS, LONG, PLANS, Bank, Mortal, banking, check_bank, live, to_the_end
 from ropewalk import (
     AgentSpec,
     InvalidOption,
@@ -28,7 +28,7 @@ from ropewalk import (
     TurnResumed,
     TurnStarted,
 )
-from ropewalk.actors.messages import Message, text_of, tool_results
+from ropewalk.actors.messages import Message, text_of, tool_results, tool_uses
 from ropewalk.runtime.supervision import Failure, attempt
 from ropewalk.testing import Reply, ScriptedModel, in_trio
 from talk import Gate, Witness, agent, assert_sound, replayed, told, virtual_runtime
@@ -219,6 +219,47 @@ async def test_a_call_in_doubt_is_told_to_the_model_in_events_and_in_the_status(
 
     assert not await live(Mortal(beside=later), spec, look)
     assert len(bank.books) == 1
+
+
+@pytest.mark.parametrize("resume", ["continue", "fail"])
+@pytest.mark.parametrize("name", [name for name in PLANS if "tool" in name])
+def test_a_turn_that_is_given_up_says_of_each_call_what_is_known(name: str, resume: Any) -> None:
+    """In its third death, or its first, wherever that strikes: what the books have is told or in doubt, and what cannot have begun is not."""
+
+    @in_trio
+    async def die_before(write: int) -> None:
+        bank = Bank()
+        journal, spec = Mortal(write), banking(bank, resume=resume)
+
+        async def go(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            await attempt((await session.submit(f"{name}: go", key="k")).result())
+
+        async def recover(runtime: Runtime) -> None:
+            await runtime.recover()
+
+        died_before.append(await live(journal, spec, go))
+        for _ in range(2):
+            journal = Mortal(1, journal)
+            await live(journal, spec, recover)
+        later, _ = await to_the_end(journal, spec)
+
+        async def look(runtime: Runtime) -> None:
+            session = await runtime.open("me", spec)
+            messages = await session.messages()
+            check_bank(bank, messages)
+            state = await replayed(session)
+            assert set(state.in_doubt) <= {call["toolUseId"] for message in messages for call in tool_uses(message)} - set(HARMLESS)
+            given_up.append(bool(messages) and text_of(messages[-1]) == "[turn failed]")
+            await assert_sound(session)
+
+        assert not await live(Mortal(beside=later), spec, look)
+
+    died_before: list[bool] = []
+    given_up: list[bool] = []
+    while not died_before or died_before[-1]:
+        die_before(len(died_before))
+    assert any(given_up)
 
 
 @in_trio
