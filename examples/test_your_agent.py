@@ -49,9 +49,9 @@ class YourAgent(SessionMachine):
     def make_spec(self) -> AgentSpec:
         return AgentSpec(name="yours", model=self.model(), tools=[split], handlers=[count_calls])
 
-    @arule(cents=st.integers(0, 99), people=st.integers(1, 5))
-    async def the_model_will_split(self, cents: int, people: int) -> None:
-        self.script.append(Reply(tool_uses=[ToolUse("split", {"cents": cents, "people": people})]))
+    @arule(cents=st.integers(0, 99), people=st.integers(1, 5), patience=st.sampled_from([0.5, 5.0]))
+    async def somebody_has_a_bill_split(self, cents: int, people: int, patience: float) -> None:
+        await self.send(0, "Split it.", [Reply(tool_uses=[ToolUse("split", {"cents": cents, "people": people})])], patience)
 
     def check_events(self) -> None:
         """In the end: the handler has counted every call of every turn, however the turn ended, unless the journal failed in it."""

@@ -7,6 +7,7 @@ and run ``YourMachine.TestCase``. A failing run is shrunk to the shortest sequen
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -206,16 +207,21 @@ class SessionMachine(TrioStateMachine):
             assert asked.outcomes == 1, f"prompt {asked.text!r} got {asked.outcomes} outcomes"
         self.check_events()
 
+    async def send(self, which: int, text: str, steps: Sequence[Script] = (), patience: float = math.inf) -> None:
+        """For rules: somebody asks a session, and leaves when it has taken longer than `patience` seconds. What the model does next are `steps`."""
+        self.script[:0] = steps
+        asked = Asked(text, self.sessions[which], trio.CancelScope(deadline=trio.current_time() + patience))
+        self.asked.append(asked)
+        self.loop.nursery.start_soon(self._ask, asked)
+        await trio.testing.wait_all_tasks_blocked()
+
     # Rules.
 
     @arule(which=st.integers(0, 1), steps=st.lists(replies(), max_size=4), text=st.sampled_from(["hi", "and then?"]))
     async def ask(self, which: int, steps: list[Script], text: str) -> None:
         """Somebody asks; the model will do `steps`."""
         self.script.extend(steps)
-        asked = Asked(text, self.sessions[which])
-        self.asked.append(asked)
-        self.loop.nursery.start_soon(self._ask, asked)
-        await trio.testing.wait_all_tasks_blocked()
+        await self.send(which, text)
 
     @arule(which=st.integers(0, 1), steps=st.lists(replies(), max_size=4), leave=st.sampled_from(["continue", "cancel"]), reads=st.integers(0, 5))
     async def stream(self, which: int, steps: list[Script], leave: Any, reads: int) -> None:
