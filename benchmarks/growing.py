@@ -63,13 +63,14 @@ class _File:
                 for session in sessions:
                     for turn in turns:
                         await session.ask(_prompt(turn))
-        return watch
+            return watch
 
     async def _bare(self, turns: range) -> Stopwatch:
         store, load, ear = BareStore(self._path, synchronous="NORMAL"), self._load, Ear()
+        watch = Stopwatch()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(store.write)
-            with Stopwatch() as watch:
+            with watch:
                 for session, messages in enumerate(self._histories):
                     for turn in turns:
                         prompt = _prompt(turn)

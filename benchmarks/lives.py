@@ -10,7 +10,7 @@ from typing import Any
 import bare
 from measure import Stopwatch
 from ropewalk import AgentSpec, Journal, MemoryJournal, Runtime, Session, TextDelta
-from ropewalk.runtime.journal import Claim
+from ropewalk.runtime.journal import Claim, Snapshot
 from work import BARE, PROMPT, Ear, Load, Way, ask, history_of, opened, session_id, spec_of, talk
 
 __all__ = ["Elsewhere", "Traced", "bytes_idle", "bytes_known", "bytes_passive", "bytes_talked", "first_and_last", "opening", "waking"]
@@ -30,7 +30,7 @@ class Elsewhere(MemoryJournal):
     def append(self, *write: Any, **options: Any) -> None:
         """Durable at once, as far as anybody here can tell."""
 
-    async def save_snapshot(self, *snapshot: Any) -> None:
+    async def save_snapshot(self, actor_id: str, epoch: int, snapshot: Snapshot) -> None:
         """Kept elsewhere, too."""
 
 
