@@ -25,6 +25,9 @@ from ropewalk.actors.session.state import SessionState
 from ropewalk.actors.testing.chunks import streamed_answers
 from ropewalk.actors.testing.scripts import tool_results_of, turn_inputs
 from ropewalk.actors.testing.strategies import prompts, valid_conversations
+from ropewalk.actors.tools import call_keys
+from ropewalk.actors.tools.inputs import unreadable_result
+from ropewalk.actors.tools.results import unknown_tool_result
 from ropewalk.actors.turn import (
     Begin,
     CallingModel,
@@ -64,6 +67,9 @@ class EndedTurn:
     after: list[Entry]
     spoke: bool
     acted: bool
+    malformed: dict[str, str]
+    strays: tuple[str, ...]
+    in_doubt: tuple[str, ...]
 
 
 class Session:
@@ -78,6 +84,8 @@ class Session:
         self.partial: Message | None = None
         self.raw: Message | None = None
         self.results: dict[str, Block] = {}
+        self.malformed: dict[str, str] = {}
+        self.strays: tuple[str, ...] = ()
         self.write(Opened("agent", tuple(history)))
 
     def write(self, body: Body) -> None:
@@ -103,7 +111,8 @@ class Session:
             entries = tuple(Entry(number, said, self.turn_id) for number, said in enumerate(messages, self.state.next_entry))
             self.write(Begun(self.turn_id, ("prompt",), entries, joins))
         else:
-            self.write(Said(Entry(self.state.next_entry, message, self.turn_id)))
+            self.write(Said(Entry(self.state.next_entry, message, self.turn_id), malformed=self.malformed, strays=self.strays))
+            self.malformed, self.strays = {}, ()
             self.partial = self.raw = None
             self.results = {}
 
@@ -142,10 +151,12 @@ class Session:
         at_end = list(self.state.view.entries)
         said = [body.entry.message for body in self.records if isinstance(body, Said) and body.entry.turn_id == self.turn_id]
         ending = Ending(how, stop_reason, None, 2, (10, 5, 15), self.partial, self.raw, self.results)
-        self.write(settle(self.state, turn, ending))
+        body = settle(self.state, turn, ending)
+        self.write(body)
         spoke = any(message["role"] == "assistant" for message in said)
         acted = any(tool_uses(message) for message in said)
-        self.ended.append(EndedTurn(before, at_end, ending, list(self.state.view.entries), spoke, acted))
+        after = list(self.state.view.entries)
+        self.ended.append(EndedTurn(before, at_end, ending, after, spoke, acted, turn.malformed or {}, turn.strays, body.in_doubt))
         self.machine, self.partial, self.raw, self.results = Ready(), None, None, {}
 
 
@@ -206,6 +217,9 @@ def move(draw: st.DrawFn, session: Session, given_input: Input, prompt: list[Mes
             session.results.update({result["toolUseId"]: result for result in done})
         case _:
             pass
+    if isinstance(given_input, ModelDone):
+        asked = [call["toolUseId"] for call in tool_uses(given_input.message)]
+        session.malformed, session.strays = given_input.malformed, tuple(call_id for call_id in asked if draw(st.booleans()))
     if isinstance(given_input, ToolsAsked):
         session.results.update({result["toolUseId"]: result for result in given_input.results})
     session.take(given_input, prompt)
@@ -245,15 +259,31 @@ def same(entries: list[Entry], others: list[Entry]) -> bool:
     return len(entries) == len(others) and all(entry.number == other.number and entry.message is other.message for entry, other in pairs)
 
 
+def says_doubt(result: Block) -> bool:
+    return bool(result["content"] == [{"text": IN_DOUBT}])
+
+
 def results(calls: list[Block], known: Any, otherwise: str) -> Message:
     return user(*({"toolResult": known.get(call["toolUseId"], error_result(call["toolUseId"], otherwise))} for call in calls))
+
+
+def refusals(turn: EndedTurn, calls: list[Block]) -> dict[str, Block]:
+    """By id what is known of calls although nobody ran them."""
+    known: dict[str, Block] = {}
+    for key, call in zip(call_keys(calls), calls, strict=True):
+        call_id = call["toolUseId"]
+        if call_id in turn.strays:
+            known[key] = unknown_tool_result(call_id, call["name"])
+        elif (refused := unreadable_result(call_id, turn.malformed.get(call_id, ""))) is not None:
+            known[key] = refused
+    return known
 
 
 def left(turn: EndedTurn, otherwise: str) -> Iterator[Message]:
     """What a turn adds to what it had in the view at its end, when that is kept."""
     calls = tool_uses(turn.at_end[-1].message)
     if calls:
-        yield results(calls, turn.ending.results, otherwise)
+        yield results(calls, {**(refusals(turn, calls) if turn.ending.how == "failed" else {}), **turn.ending.results}, otherwise)
     elif turn.ending.how == "failed":
         pass
     elif turn.ending.partial is not None:
@@ -288,6 +318,18 @@ class TestEveryTurn:
                 assert same(turn.after[:length], turn.at_end)
                 otherwise = IN_DOUBT if turn.ending.how == "failed" else INTERRUPTED
                 assert [entry.message for entry in turn.after[length:]] == list(left(turn, otherwise))
+
+    @given(sessions())
+    def test_doubts_only_what_can_have_had_an_effect(self, session: Session) -> None:
+        """A call that named no tool, or whose input nothing could read, did not; nor is in doubt what came back."""
+        for turn in session.ended:
+            calls = tool_uses(turn.at_end[-1].message)
+            doubtful = [
+                call["toolUseId"] for key, call in zip(call_keys(calls), calls, strict=True) if key not in {**refusals(turn, calls), **turn.ending.results}
+            ]
+            assert list(turn.in_doubt) == (doubtful if turn.ending.how == "failed" else [])
+            told = [result["toolUseId"] for entry in turn.after[len(turn.at_end) :] for result in tool_results(entry.message) if says_doubt(result)]
+            assert told == list(turn.in_doubt)
 
     @given(sessions())
     def test_keeps_everything_in_the_transcript(self, session: Session) -> None:

@@ -359,3 +359,25 @@ async def test_a_call_of_a_tool_that_never_was_is_not_in_doubt() -> None:
     assert await live(journal, spec, go)
     later, _ = await to_the_end(journal, spec)
     assert not await live(Mortal(beside=later), spec, look)
+
+
+@in_trio
+async def test_a_turn_that_is_given_up_doubts_only_calls_that_can_have_reached_a_tool() -> None:
+    plan = Reply(tool_uses=[ToolUse("no_such_tool", {}, "a"), ToolUse("pay", "{", "b"), ToolUse("pay", {"amount": 1}, "c")])
+    journal, spec = Mortal(3), agent(ScriptedModel(lambda messages: plan), tools=Bank().tools(), resume="fail")
+
+    async def go(runtime: Runtime) -> None:
+        await (await (await runtime.open("me", spec)).submit("go")).result()
+
+    async def look(runtime: Runtime) -> None:
+        session = await runtime.open("me", spec)
+        messages = await session.messages()
+        stray, unreadable, doubtful = (result["content"][0]["text"] for result in tool_results(messages[2]))
+        assert stray == "Unknown tool: no_such_tool"
+        assert "so the tool was not called" in unreadable
+        assert "may or may not" in doubtful
+        assert session.status == "in doubt"
+
+    assert await live(journal, spec, go)
+    later, _ = await to_the_end(journal, spec)
+    assert not await live(Mortal(beside=later), spec, look)

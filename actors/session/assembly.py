@@ -15,6 +15,7 @@ import msgspec
 
 from ropewalk.actors.errors import ModelError
 from ropewalk.actors.messages import Block, Message
+from ropewalk.actors.tools.inputs import read_input
 from ropewalk.actors.validity import BLANK, INPUT_DEPTH, deeper_than
 from ropewalk.runtime.supervision import Failure, contain
 
@@ -245,20 +246,12 @@ def _tool(block: OpenBlock, cut: bool, malformed: dict[str, str]) -> Block | Non
     if not block.name or (cut and not block.done):
         return None
     raw = _whole(block.parts)
-    given = _parsed(raw)
-    if given is None:
+    given = contain(read_input, raw)
+    if isinstance(given, Failure):
         if cut:
             return None  # its block was closed all the same
-        malformed[block.tool_use_id] = raw
-    return {"toolUse": {"toolUseId": block.tool_use_id, "name": block.name, "input": given or {}}}
-
-
-def _parsed(raw: str) -> dict[str, Any] | None:
-    """The input of a call; None when it is no JSON object, or one that no message can hold."""
-    if not raw.strip():
-        return {}
-    given = contain(msgspec.json.decode, raw)
-    return None if not isinstance(given, dict) or (raw.count("[") + raw.count("{") > INPUT_DEPTH and deeper_than(INPUT_DEPTH, given)) else given
+        malformed[block.tool_use_id], given = raw, {}
+    return {"toolUse": {"toolUseId": block.tool_use_id, "name": block.name, "input": given}}
 
 
 def _prose(block: OpenBlock, cut: bool) -> Block | None:

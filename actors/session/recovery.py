@@ -6,7 +6,7 @@ has to be settled.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +15,7 @@ from ropewalk.actors.messages import Block, Message, calls_tools, copy_of, error
 from ropewalk.actors.session.ending import announce_end, end_unbegun
 from ropewalk.actors.session.prompt import Prompt
 from ropewalk.actors.session.records import Accepted
-from ropewalk.actors.session.settling import IN_DOUBT, Ending, harmless, settle
+from ropewalk.actors.session.settling import IN_DOUBT, Ending, refusals, settle
 from ropewalk.actors.session.state import OpenTurn, SessionState
 from ropewalk.actors.tools import call_keys
 from ropewalk.actors.turn import Begin, Progress
@@ -54,24 +54,24 @@ def resumption(state: SessionState, turn: OpenTurn, spec: AgentSpec) -> Resumpti
     if not calls_tools(last.message):
         return Resumption(Begin(progress, None, stop_reason=turn.stop_reason))
     calls, malformed = tool_uses(last.message), turn.malformed or {}
-    sure = harmless(turn)
+    harmless = refusals(turn, calls)
     results = dict(turn.results or {})
     doubtful: list[tuple[Block, Block]] = []
     for key, call in zip(call_keys(calls), calls, strict=True):
-        if key not in results and not may_run_again(spec, call, sure):
+        if key not in results and key not in harmless and not may_run_again(spec, call):
             results[key] = doubt = error_result(call["toolUseId"], DOUBTFUL)
             doubtful.append((call, doubt))
     ids = tuple(call["toolUseId"] for call, _ in doubtful)
     return Resumption(Begin(progress, None, tuple(calls), malformed, in_doubt=ids), results, tuple(doubtful))
 
 
-def may_run_again(spec: AgentSpec, call: Block, sure: Container[str]) -> bool:
-    """Whether a call that may have begun can be run all the same: it is declared so, or is one of those that cannot have reached a tool.
+def may_run_again(spec: AgentSpec, call: Block) -> bool:
+    """Whether a call that may have begun can be run all the same, as its tool declares.
 
     One whose tool is not there now may have reached it in the process that died, which had another version of the spec.
     """
     tool = spec.tools.get(call["name"])
-    return call["toolUseId"] in sure or (tool is not None and tool.replay != "never")
+    return tool is not None and tool.replay != "never"
 
 
 def last_answer(messages: Sequence[Message]) -> Message | None:

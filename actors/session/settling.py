@@ -22,14 +22,15 @@ from ropewalk.actors.messages import Block, Message, assistant, calls_tools, err
 from ropewalk.actors.session.records import Settled
 from ropewalk.actors.session.state import OpenTurn, SessionState
 from ropewalk.actors.tools import call_keys
+from ropewalk.actors.tools.inputs import unreadable_result
+from ropewalk.actors.tools.results import unknown_tool_result
 from ropewalk.actors.turn import How
 from ropewalk.actors.view import Entry, rearrangement
 
-__all__ = ["INTERRUPTED", "IN_DOUBT", "NOT_RUN", "TURN_FAILED", "Ending", "harmless", "settle", "unanswered"]
+__all__ = ["INTERRUPTED", "IN_DOUBT", "TURN_FAILED", "Ending", "refusals", "settle"]
 
 INTERRUPTED = "Tool was interrupted."
 IN_DOUBT = "The turn failed before this tool's result was known; it may or may not have had its effect."
-NOT_RUN = "The turn failed before this call was looked at; it reached no tool and had no effect."
 TURN_FAILED = "[turn failed]"
 
 
@@ -52,12 +53,14 @@ class Ending(msgspec.Struct, frozen=True):
 
 def settle(state: SessionState, turn: OpenTurn, ending: Ending) -> Settled:
     """The record that ends `turn`, which is the state's open turn."""
-    doubts = ending.how == "failed" or ending.otherwise == IN_DOUBT
-    answers, in_doubt = _answers(state, turn, ending, doubts)
+    calls = _open_calls(state)
+    otherwise = IN_DOUBT if ending.how == "failed" else ending.otherwise
+    known = ending.results if otherwise != IN_DOUBT else {**refusals(turn, calls), **ending.results}
+    answers = [_results(calls, known, otherwise)] if calls else []
     if ending.how == "failed":
-        undo, closing = not turn.acted, _closing_failed(state, answers) if turn.acted else []
+        undo, closing = not turn.acted, [*answers, assistant(TURN_FAILED)] if turn.acted and not _answered(state) else []
     else:
-        closing = _closing(state, answers, ending.partial)
+        closing = [] if _answered(state) else answers or _partial(ending)
         undo = ending.how == "cancelled" and not turn.spoke and not closing
     edit = rearrangement(state.view.entries, turn.entries_before(state.view), ending.how) if undo else None
     entries: tuple[Entry, ...] = ()
@@ -66,42 +69,37 @@ def settle(state: SessionState, turn: OpenTurn, ending: Ending) -> Settled:
     aside: tuple[Entry, ...] = ()
     if ending.raw is not None and _is_news(state, ending.raw, closing):
         aside = (Entry(state.next_entry + len(closing), ending.raw, turn.turn_id),)
+    in_doubt = turn.in_doubt
+    if otherwise == IN_DOUBT:
+        in_doubt += tuple(call["toolUseId"] for key, call in zip(call_keys(calls), calls, strict=True) if key not in known)
     outcome = (turn.turn_id, ending.how, ending.stop_reason, ending.error, ending.cycles, ending.usage)
-    return Settled(*outcome, edit, entries, aside, ending.reason, turn.in_doubt + in_doubt, ending.request_state)
+    return Settled(*outcome, edit, entries, aside, ending.reason, in_doubt, ending.request_state)
 
 
-def harmless(turn: OpenTurn) -> set[str]:
-    """The ids of those of the turn's open calls that cannot have reached a tool."""
-    return {*(turn.malformed or ()), *turn.strays}
+def refusals(turn: OpenTurn, calls: Sequence[Block]) -> dict[str, Block]:
+    """The calls of the turn's last answer that cannot have reached a tool, by what they are kept under: each with the error that it has or would have had."""
+    found: dict[str, Block] = {}
+    for key, call in zip(call_keys(calls), calls, strict=True):
+        call_id, raw = call["toolUseId"], (turn.malformed or {}).get(call["toolUseId"])
+        if call_id in turn.strays:
+            found[key] = unknown_tool_result(call_id, call["name"])
+        elif raw is not None and (refused := unreadable_result(call_id, raw)) is not None:
+            found[key] = refused
+    return found
 
 
-def _answers(state: SessionState, turn: OpenTurn, ending: Ending, doubts: bool) -> tuple[list[Message], tuple[str, ...]]:
-    """The message that answers the calls the view ends in, and which of them are answered without anybody knowing what they came to."""
+def _open_calls(state: SessionState) -> list[Block]:
+    """The calls the view ends in."""
     last = state.view.last
-    calls = tool_uses(last.message) if last is not None else []
-    if not calls:
-        return [], ()
-    keyed = list(zip(call_keys(calls), calls, strict=True))
-    unknown = [call["toolUseId"] for key, call in keyed if key not in ending.results]
-    sure = harmless(turn) if doubts else set()
-    otherwise = {call_id: NOT_RUN if call_id in sure else IN_DOUBT if doubts else ending.otherwise for call_id in unknown}
-    blocks = [ending.results.get(key) or error_result(call["toolUseId"], otherwise[call["toolUseId"]]) for key, call in keyed]
-    in_doubt = tuple(call_id for call_id in unknown if otherwise[call_id] == IN_DOUBT)
-    return [{"role": "user", "content": [{"toolResult": block} for block in blocks]}], in_doubt
+    return [] if last is None else tool_uses(last.message)
 
 
-def _closing(state: SessionState, answers: list[Message], partial: Message | None) -> list[Message]:
-    """The messages that close a turn whose work so far is kept."""
-    if _answered(state):
+def _partial(ending: Ending) -> list[Message]:
+    """What was streamed and is worth keeping, its calls answered."""
+    if ending.partial is None:
         return []
-    if answers or partial is None:
-        return answers
-    calls = [error_result(call["toolUseId"], INTERRUPTED) for call in tool_uses(partial)]
-    return [partial, {"role": "user", "content": [{"toolResult": result} for result in calls]}] if calls else [partial]
-
-
-def _closing_failed(state: SessionState, answers: list[Message]) -> list[Message]:
-    return [] if _answered(state) else [*answers, assistant(TURN_FAILED)]
+    calls = tool_uses(ending.partial)
+    return [ending.partial, _results(calls, {}, INTERRUPTED)] if calls else [ending.partial]
 
 
 def _answered(state: SessionState) -> bool:
@@ -114,6 +112,11 @@ def _is_news(state: SessionState, raw: Message, closing: Sequence[Message]) -> b
     """Whether what was streamed is said nowhere in the view."""
     last = state.view.last
     return raw not in closing and (last is None or raw != last.message)
+
+
+def _results(calls: Sequence[Block], results: Mapping[str, Block], otherwise: str) -> Message:
+    blocks = [results.get(key) or error_result(call["toolUseId"], otherwise) for key, call in zip(call_keys(calls), calls, strict=True)]
+    return {"role": "user", "content": [{"toolResult": block} for block in blocks]}
 
 
 def unanswered(state: SessionState) -> bool:

@@ -22,6 +22,7 @@ from anyio.abc import TaskGroup
 
 from ropewalk.actors.messages import Block
 from ropewalk.actors.tools.context import ToolContext
+from ropewalk.actors.tools.inputs import read_input
 from ropewalk.actors.tools.limits import ToolLimits
 from ropewalk.actors.tools.registry import ToolRegistry
 from ropewalk.actors.tools.results import (
@@ -36,7 +37,7 @@ from ropewalk.actors.tools.results import (
     unreadable_input_result,
 )
 from ropewalk.actors.tools.tool import Tool
-from ropewalk.actors.validity import INPUT_DEPTH, MAX_DEPTH, deeper_than, is_dict, is_list
+from ropewalk.actors.validity import INPUT_DEPTH, MAX_DEPTH, is_dict, is_list
 from ropewalk.runtime.errors import WouldDeadlock
 from ropewalk.runtime.log import log
 from ropewalk.runtime.scopes import CancelScopeLeft, guarded
@@ -91,7 +92,7 @@ async def run_tool(
         return invalid_input_result(tool_use_id, own.error)
     given = own.get("input")
     if given is None or isinstance(given, str):
-        read = contain(_read_input, given or "")
+        read = contain(read_input, given or "")
         if isinstance(read, Failure):
             return unreadable_input_result(tool_use_id, given or "", str(read.error))
         own["input"] = given = read
@@ -113,19 +114,6 @@ def _copied(value: Any, depth: int = 0) -> Any:
     if is_dict(value):
         return {key: _copied(inner, depth + 1) if type(inner) in _CONTAINERS else inner for key, inner in value.items()}
     return [_copied(inner, depth + 1) if type(inner) in _CONTAINERS else inner for inner in value] if is_list(value) else value
-
-
-def _read_input(text: str) -> dict[str, Any]:
-    """The input a JSON text says; raises what is wrong with it. What is nested so deep that no history can hold it is none."""
-    try:
-        read: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any]) if text.strip() else {}
-    except RecursionError:
-        read, too_deep = {}, True
-    else:
-        too_deep = text.count("[") + text.count("{") > INPUT_DEPTH and deeper_than(INPUT_DEPTH, read)
-    if too_deep:
-        raise ValueError(f"nested deeper than {INPUT_DEPTH} levels")
-    return read
 
 
 def _convert(tool: Tool, tool_input: Any) -> dict[str, Any]:
