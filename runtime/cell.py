@@ -273,8 +273,12 @@ class Cell:
             await anyio.sleep(min(ELSEWHERE_SECONDS, gives_up - runtime.backend.now()))
 
     def drop_actor(self, error: Exception | None = None) -> None:
-        """End the incarnation there is, as one that cannot go on, for this reason; the next message is handled by one made anew."""
-        self.dropped = ("", "") if error is None else (type(error).__name__, in_words(error))
+        """End the incarnation there is, as one that cannot go on, for this reason; the next message is handled by one made anew.
+
+        Where there is none, as when one could not be brought in, nothing is lost by that: what the last one was lost to stays what was told.
+        """
+        if self.actor is not None:
+            self.dropped = ("", "") if error is None else (type(error).__name__, in_words(error))
         summarise = getattr(self.actor, "summary", None)
         self.summary = self.summary if summarise is None else summarise()
         self.actor = None
@@ -391,7 +395,6 @@ class Cell:
             try:
                 with guarded():
                     self.actor = await self.kind.activate(self, create=create, **seed)
-                    self.summary = self.dropped = None
             except CancelScopeLeft:
                 if self.actor is None:
                     raise
@@ -404,6 +407,8 @@ class Cell:
         finally:
             working_on.reset(outer)
             self._activating = None
+            if self.actor is not None:  # also where a handler asked for an exit when it was told
+                self.summary = self.dropped = None
             self.passivated = self.passivated and self.actor is None
             done.set()
             if not self.busy and (self.passivated or self.runtime.passivation is not None):

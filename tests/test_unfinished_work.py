@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from mortal import Bank, Mortal, banking, check_bank, live, to_the_end
-from ropewalk import AgentSpec, MemoryJournal, Runtime, RuntimeClosed, Session, UnknownRecord
+from ropewalk import AgentSpec, JournalUnavailable, MemoryJournal, Runtime, RuntimeClosed, Session, UnknownRecord
 from ropewalk.actors.messages import text_of, tool_results
 from ropewalk.actors.session.records import Withdrawn
 from ropewalk.actors.session.recovery import DEATHS
@@ -381,3 +381,37 @@ async def test_a_turn_that_is_given_up_doubts_only_calls_that_can_have_reached_a
     assert await live(journal, spec, go)
     later, _ = await to_the_end(journal, spec)
     assert not await live(Mortal(beside=later), spec, look)
+
+
+class ReadableAgain(MemoryJournal):
+    """A journal that cannot be read once."""
+
+    fails = False
+
+    async def read(self, *which: Any, **more: Any) -> Any:
+        if self.fails:
+            self.fails = False
+            raise JournalUnavailable("not now")
+        return await super().read(*which, **more)
+
+
+@in_trio
+async def test_what_another_process_left_is_gone_on_with_though_the_journal_failed_when_it_was_brought_in() -> None:
+    """Nobody here was told anything of that work, so nothing of it has failed."""
+    spec = agent(ScriptedModel(lambda messages: Reply(text=f"{text_of(messages[-1])}!", delay=5)))
+    journal = ReadableAgain()
+    async with virtual_runtime(journal=journal, specs=[spec]) as runtime:
+        session = await runtime.open("me", spec)
+        await session.ask("one")
+        await runtime.passivate("me")
+        other = Mortal(1, journal)
+
+        async def go(elsewhere: Runtime) -> None:
+            await (await (await elsewhere.open("me", spec)).submit("two")).result()
+
+        assert await live(other, spec, go)
+        journal.fails = True
+        with pytest.raises(JournalUnavailable):
+            await session.ask("three")
+        await session.ask("four")
+        assert [text_of(message) for message in await session.messages()] == ["one", "one!", "two", "two!", "four", "four!"]
