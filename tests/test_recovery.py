@@ -344,6 +344,21 @@ async def test_a_spec_may_have_what_was_left_fail() -> None:
 
 class TestKeys:
     @in_trio
+    async def test_who_sends_a_waiting_prompt_again_has_its_handle_at_once(self) -> None:
+        spec = agent(ScriptedModel(lambda messages: Reply(text="well", delay=10)))
+        async with virtual_runtime() as runtime:
+            session = await runtime.open("me", spec)
+            await session.submit("first")
+            waiting = await session.submit("second", key="k")
+            again = await session.submit("second", key="k")
+            assert trio.current_time() == 0
+            assert again.prompt_id == waiting.prompt_id
+            await again.cancel()
+            assert (await waiting.result()).stop_reason == "cancelled"
+            assert trio.current_time() == 0
+            assert session.statistics().mailbox.withdrawn == 1
+
+    @in_trio
     async def test_a_key_stands_for_one_prompt_and_its_first_outcome(self) -> None:
         spec = agent(ScriptedModel([Reply(text="slowly", delay=5), ModelError("no more")]))
         async with virtual_runtime(specs=[spec]) as runtime:

@@ -66,6 +66,8 @@ async def _send(cell: Cell, prompt: Prompt, accepted: Outcome[None], when_busy: 
                 prompt.sent = False
                 raise  # what its sender is told was not accepted must not run
             await accepted.wait()  # the next incarnation has taken it already: then it is accepted by that one
+        else:
+            accepted.settle(None)  # those who sent it with the same key are told as well, long before its turn
     elif not prompt.outcome.settled:
         refuse_deadlock(cell)
         await accepted.wait()
